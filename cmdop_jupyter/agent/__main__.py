@@ -1,0 +1,27 @@
+"""`cmdop-agent`: the sessions of this machine from a shell; also what starts a supervisor, by path."""
+
+from __future__ import annotations
+
+import sys
+
+if not __package__:  # `python -I -S <folder or zipapp>`: make the folder a package without importing what is above it
+    _package = type(sys)("cmdop_agent")
+    _package.__path__ = [sys.path[0]]
+    sys.modules["cmdop_agent"] = _package
+    __package__ = "cmdop_agent"
+
+
+def main() -> int:
+    """Run what the command line asks for; return the exit status."""
+    if sys.argv[1:2] == ["supervise"]:
+        from . import supervisor
+
+        supervisor.main(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        return 0
+    from . import cli
+
+    return cli.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

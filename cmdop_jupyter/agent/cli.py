@@ -1,0 +1,64 @@
+"""`cmdop-agent sessions | log | stop | remove | prune`: the sessions of this machine from a shell, without a notebook."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+
+from . import status
+from .errors import CmdopError
+from .store import SessionStore, raise_answer
+
+
+def main(words: list[str]) -> int:
+    """Do what the command line asks; return the exit status (2: it made no sense, 1: it failed)."""
+    parser = argparse.ArgumentParser(prog="cmdop-agent", description="Sessions of cmdop_jupyter on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("sessions", help="list them: name, state, age, size, command")
+    for name, words_of in (
+        ("log", "print its output"),
+        ("stop", "end its command"),
+        ("remove", "delete it, if it ended"),
+    ):
+        commands.add_parser(name, help=words_of).add_argument("session", help="its name or id")
+    commands.add_parser("prune", help="sweep out old ended sessions")
+    asked = parser.parse_args(words)
+    try:
+        _do(SessionStore(), asked.command, getattr(asked, "session", ""))
+    except CmdopError as error:
+        print(f"cmdop-agent: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `| head`
+        sys.stderr.close()
+        return 1
+    return 0
+
+
+def _do(store: SessionStore, command: str, wanted: str) -> None:
+    if command == "sessions":
+        for facts in store.sessions():
+            age = (time.time_ns() - int(str(facts["created_ns"]))) // 1_000_000_000
+            print(f"{facts['name']:24} {facts['state']:8} {age:>8} s {facts['end']:>12} B  {facts['title']}")
+        return
+    if command == "prune":
+        print(f"{len(store.prune())} sessions removed")
+        return
+    facts = store.find(wanted)
+    session_id = str(facts["id"])
+    if command == "remove":
+        store.remove(session_id)
+    elif command == "log":
+        with contextlib.closing(store.reader(session_id)) as reader:
+            offset, end = 0, int(str(facts["end"]))
+            while chunks := reader.read(offset, 1024 * 1024, end):
+                for chunk in chunks:
+                    sys.stdout.buffer.write(chunk.data)
+                offset = chunks[-1].end
+    elif facts["state"] == status.LOST:
+        print(store.stop_lost(session_id, 2.0))
+    else:
+        with store.connect(session_id) as sock:
+            sock.settimeout(60)
+            print(raise_answer(store.ask(sock, {"op": "stop", "id": 1}))["report"])

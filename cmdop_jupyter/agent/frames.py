@@ -1,0 +1,64 @@
+"""A header and bytes, to and from one byte stream: framing without I/O.
+
+A frame is `header length u32 | body length u32` (big endian), a JSON object in UTF-8, and the body as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+
+from .errors import CmdopError
+
+MAX_HEADER = 256 * 1024  # bytes; a status is under 4 KiB, a list of sessions may be long
+MAX_BODY = 1024 * 1024
+_LENGTHS = struct.Struct(">II")
+
+Header = dict  # of what JSON can say
+
+
+class FrameError(CmdopError, ValueError):
+    """Bytes that are no frame; nothing behind them can be trusted, so the connection must be closed."""
+
+
+def encode(header: dict[str, object], body: bytes = b"") -> bytes:
+    """Return the bytes of one frame."""
+    head = json.dumps(header, separators=(",", ":")).encode()
+    if len(head) > MAX_HEADER or len(body) > MAX_BODY:
+        raise FrameError(f"a frame of {len(head)} and {len(body)} bytes is above {MAX_HEADER} and {MAX_BODY}")
+    return _LENGTHS.pack(len(head), len(body)) + head + body
+
+
+class FrameDecoder:
+    """Take bytes, give back the frames they finish, however the bytes were cut.
+
+    Raises:
+        FrameError: From `feed`, when the bytes make no sense.
+    """
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[tuple[dict[str, object], bytes]]:
+        """Return the (header, body) pairs that `data` finishes, oldest first."""
+        rest = self._rest
+        rest += data
+        frames = []
+        at = 0
+        while len(rest) - at >= _LENGTHS.size:
+            head_size, body_size = _LENGTHS.unpack_from(rest, at)
+            if head_size > MAX_HEADER or body_size > MAX_BODY:
+                raise FrameError(f"not a frame: it would have {head_size} and {body_size} bytes")
+            body_at = at + _LENGTHS.size + head_size
+            if len(rest) < body_at + body_size:
+                break
+            try:
+                header = json.loads(rest[at + _LENGTHS.size : body_at])
+            except ValueError as error:
+                raise FrameError(f"not a frame: its header is no JSON ({error})") from None
+            if not isinstance(header, dict):
+                raise FrameError("not a frame: its header is no JSON object")
+            at = body_at + body_size
+            frames.append((header, bytes(rest[body_at:at])))
+        del rest[:at]
+        return frames

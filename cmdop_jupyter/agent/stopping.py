@@ -1,0 +1,52 @@
+"""How a session's processes are ended: which signal when, and what is told of it. Decides; others look and send."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .tree import Process
+
+LOOK_EVERY = 0.05  # seconds between two looks at the process tree while a stop is under way
+LAST_WORD = 1.0  # seconds that KILL gets
+
+
+class Stopping:
+    """INT, then TERM, then KILL, each with its grace. A login shell ignores INT and TERM, so it gets HUP first.
+
+    Args:
+        kind: `command` or `shell`.
+        grace: Seconds between the signals.
+    """
+
+    def __init__(self, kind: str, grace: float, now: float) -> None:
+        self._left = ["HUP", "TERM", "KILL"] if kind == "shell" else ["INT", "TERM", "KILL"]
+        self._grace = grace
+        self._began = self._due = now
+        self._seen: dict[str, None] = {}
+        self._took = ""
+        self._refused: dict[str, str] = {}
+        self.report: dict[str, object] | None = None
+
+    def step(self, now: float, alive: list[Process]) -> str:
+        """Return the signal to send to `alive` now, or ''. Sets `report` when there is nothing left to do."""
+        for process in alive:
+            self._seen[str(process)] = None
+        if alive and now < self._due:
+            return ""
+        if alive and self._left:
+            self._took = self._left.pop(0)
+            self._due = now + (LAST_WORD if self._took == "KILL" else self._grace)
+            return self._took
+        left = [f"{process}: {self._refused.get(str(process), 'still there')}" for process in alive]
+        names = {str(process) for process in alive}
+        self.report = {
+            "took": self._took,
+            "seconds": round(now - self._began, 2),
+            "ended": [name for name in self._seen if name not in names],
+            "left": left,
+        }
+        return ""
+
+    def refused(self, process: Process, why: str) -> None:
+        """The system did not let us send the last signal to `process`."""
+        self._refused[str(process)] = why

@@ -1,0 +1,496 @@
+"""The directory of sessions: it starts them, finds them, reads them, and sweeps out old ones. It is the only registry."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+from . import environment, status, tree
+from .errors import CmdopError, InvalidRequest, NameInUse, NotSupported, SessionNotFound, StartFailed, StoreRefused
+from .frames import FrameDecoder, encode
+from .log import DEFAULT_LIMIT, LogReader, check_limit
+from .stopping import LOOK_EVERY, Stopping
+from .terminals import COLUMNS, MODES, ROWS
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+KEEP_SECONDS = 14 * 24 * 3600.0  # ended sessions older than this are swept out
+KEEP_BYTES = 10 * 1024**3  # and the oldest ended ones, while all together are above this
+LONGEST_SOCKET_PATH = 100  # bytes; sockaddr_un has 104 to 108
+ANSWER_SECONDS = 5.0  # a supervisor that says nothing for so long is not asked again
+TITLE = 200  # characters of the command's first line that are kept for people to recognise it
+
+
+class SessionStore:
+    """Sessions of this user on this machine. Several stores, also in several processes, may share a directory.
+
+    Args:
+        root: The directory; by default `$CMDOP_STATE_DIR`, else `$XDG_STATE_HOME/cmdop/<hostname>`.
+        keep_seconds: Age at which an ended session is swept out.
+        keep_bytes: Size of all sessions above which the oldest ended ones are swept out.
+
+    Raises:
+        StoreRefused: The directory is not ours alone, or cannot be made.
+        NotSupported: This system has no terminals and Unix sockets.
+    """
+
+    def __init__(
+        self, root: str | None = None, *, keep_seconds: float = KEEP_SECONDS, keep_bytes: int = KEEP_BYTES
+    ) -> None:
+        if os.name != "posix":
+            raise NotSupported(
+                "sessions on this machine need Linux or macOS (on Windows: WSL); other machines can be reached"
+            )
+        self.root = os.path.abspath(root or default_root())
+        self.folder = os.path.join(self.root, "sessions")
+        self._pagers = os.path.join(self.root, "pagers")
+        self.keep_seconds, self.keep_bytes = keep_seconds, keep_bytes
+        self._swept = 0.0
+        _make_private(self.folder)
+
+    # -- starting
+
+    def start(self, asked: dict[str, object]) -> dict[str, object]:
+        """Start a session and return its facts; asked again with the same id, return what the first call started.
+
+        Args:
+            asked: `id`, `name`; `script` (text) or `argv`, neither for a login shell; and, with sound defaults, `shell`,
+                `tty`, `input`, `cwd`, `env`, `cols`, `rows`, `max_log`, `log_policy`, `ephemeral` (seconds), `owner`,
+                `keep_script`, `free_name` (take the next free name instead of refusing one in use), `title`.
+
+        Raises:
+            InvalidRequest: Something makes no sense.
+            NameInUse: A live session has that name.
+            StartFailed: The command cannot be run.
+        """
+        facts, script, env = self._plan(asked)
+        folder = self._path(str(facts["id"]))
+        with self._locked():
+            if os.path.exists(os.path.join(folder, "session.json")):
+                first = True
+            else:
+                first = False
+                shutil.rmtree(folder, ignore_errors=True)  # of a start that died half-way
+                facts["name"] = self._claim_name(str(facts["name"]), bool(asked.get("free_name")))
+                try:
+                    listener = self._make(folder, facts, script)
+                except OSError as error:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise StartFailed(f"{error.strerror or error} ({error.filename or folder})") from None
+        if first:
+            return self._started_before(str(facts["id"]))
+        try:
+            self._spawn(folder, listener, env)
+        except BaseException:
+            self._forget(folder)
+            raise
+        finally:
+            listener.close()
+        if time.monotonic() - self._swept > 3600:
+            self._swept = time.monotonic() or 1.0
+            self.prune()
+        return facts
+
+    def _plan(self, asked: dict[str, object]) -> tuple[dict[str, object], bytes | None, dict[str, str]]:
+        """Check what was asked; return the session's facts, its script, and its environment."""
+        session_id, name = str(asked["id"]), str(asked["name"])
+        check_name("session id", session_id)
+        check_name("name", name)
+        script = asked.get("script")
+        argv = asked.get("argv")
+        tty = str(asked.get("tty") or ("split" if script is not None or argv else "full"))
+        if tty not in MODES:
+            raise InvalidRequest(f"a terminal mode is one of {', '.join(MODES)}, not {tty!r}")
+        given = asked.get("env") or {}
+        if not isinstance(given, dict):
+            raise InvalidRequest("env must be a mapping")
+        env = environment.environment({str(key): str(value) for key, value in given.items()}, tty, self._pagers)
+        shell = str(asked["shell"]) if asked.get("shell") else None
+        cwd = os.path.expanduser(str(asked.get("cwd") or os.getcwd()))
+        max_log, policy = int(str(asked.get("max_log") or DEFAULT_LIMIT)), str(asked.get("log_policy") or "drop-oldest")
+        check_limit(max_log, policy)
+        body = None
+        if script is not None:
+            body = str(script).encode("utf-8", "surrogateescape")
+            words = environment.script_argv(body, os.path.join(self._path(session_id), "script"), shell, env)
+        elif isinstance(argv, list) and argv:
+            words = [str(word) for word in argv]
+        else:
+            words = environment.login_argv(shell, env)
+        title = str(asked.get("title") or first_line(str(script) if script is not None else " ".join(words)))
+        facts: dict[str, object] = {
+            "id": session_id,
+            "name": name,
+            "kind": "command" if body is not None or argv else "shell",
+            "title": title[:TITLE],
+            "argv": words,
+            "tty": tty,
+            "input": bool(asked.get("input", True)),
+            "cwd": os.path.abspath(cwd),
+            "env_names": sorted(given),
+            "cols": int(str(asked.get("cols") or COLUMNS)),
+            "rows": int(str(asked.get("rows") or ROWS)),
+            "max_log": max_log,
+            "log_policy": policy,
+            "ephemeral": asked.get("ephemeral"),
+            "owner": asked.get("owner"),
+            "keep_script": bool(asked.get("keep_script")),
+            "digest": asked.get("digest"),
+            "created_ns": time.time_ns(),
+            "host": socket.gethostname(),
+        }
+        return facts, body, env
+
+    def _claim_name(self, name: str, free_name: bool) -> str:
+        taken = {str(facts["name"]): str(facts["id"]) for facts in self.sessions() if facts["state"] in status.LIVE}
+        if name not in taken:
+            return name
+        if not free_name:
+            raise NameInUse(name, taken[name])
+        number = 2
+        while f"{name[:60]}-{number}" in taken:
+            number += 1
+        return f"{name[:60]}-{number}"
+
+    def _make(self, folder: str, facts: dict[str, object], script: bytes | None) -> socket.socket:
+        """Put everything a supervisor needs on disk; the socket already listens, so the session counts as alive."""
+        os.mkdir(folder, 0o700)
+        os.mkdir(os.path.join(folder, "log"), 0o700)
+        environment.write_pagers(self._pagers)
+        listener, facts["socket"] = _listen(folder)
+        try:
+            if script is not None:
+                _write_private(os.path.join(folder, "script"), script if script.endswith(b"\n") else script + b"\n")
+            _write_private(os.path.join(folder, "status"), b"")
+            fd = os.open(os.path.join(folder, "status"), os.O_WRONLY)
+            try:
+                status.write_page(fd, {"state": status.STARTING, "seq": 0, "end": 0})
+            finally:
+                os.close(fd)
+            _write_private(os.path.join(folder, "session.json"), json.dumps(facts, indent=1).encode())
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def _spawn(self, folder: str, listener: socket.socket, env: dict[str, str]) -> None:
+        said, saying = os.pipe()
+        agent = os.path.dirname(os.path.abspath(__file__))
+        command = [sys.executable, "-I", "-S", agent, "supervise", folder, str(listener.fileno()), str(saying)]
+        try:
+            with open(os.path.join(folder, "supervisor.err"), "wb") as errors:
+                starter = subprocess.Popen(
+                    command,
+                    env=env,
+                    pass_fds=(listener.fileno(), saying),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            os.close(said)
+            raise StartFailed(f"no supervisor: {error}") from None
+        finally:
+            os.close(saying)
+        with open(said, "rb") as pipe:
+            problem = pipe.read().decode("utf-8", "replace")
+        starter.wait()
+        if not problem and not self._connects(folder):
+            with open(os.path.join(folder, "supervisor.err"), "rb") as errors:
+                last = errors.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+            if self._page(folder).get("state") != status.ENDED:
+                problem = f"its supervisor failed: {last[-1] if last else 'without a word'}"
+        if problem:
+            raise StartFailed(problem)
+
+    def _started_before(self, session_id: str) -> dict[str, object]:
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            try:
+                facts = self.facts(session_id)
+                state = self.status(session_id)["state"]
+            except SessionNotFound:
+                raise StartFailed("the first call could not start it") from None
+            if state == status.LOST:
+                raise StartFailed("the first call could not start it")
+            if state != status.STARTING or time.monotonic() > deadline:
+                return facts
+            time.sleep(0.01)
+
+    def _forget(self, folder: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            with open(os.path.join(folder, "session.json"), "rb") as file:
+                place = json.load(file)["socket"]
+            if not place.startswith(folder):
+                shutil.rmtree(os.path.dirname(place), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    # -- finding
+
+    def sessions(self) -> list[dict[str, object]]:
+        """Facts and status of all sessions, oldest first."""
+        found = []
+        for entry in os.listdir(self.folder):
+            with contextlib.suppress(SessionNotFound):
+                found.append({**self.facts(entry), **self.status(entry)})
+        return sorted(found, key=lambda facts: int(str(facts["created_ns"])))
+
+    def facts(self, session_id: str) -> dict[str, object]:
+        """What was known at its start. Raises SessionNotFound."""
+        try:
+            with open(os.path.join(self._path(session_id), "session.json"), "rb") as file:
+                facts = json.load(file)
+        except (OSError, ValueError):
+            raise SessionNotFound(session_id) from None
+        return dict(facts)
+
+    def find(self, wanted: str) -> dict[str, object]:
+        """Facts and status of the session with that id, or the live one of that name, or the newest of that name.
+
+        Raises:
+            SessionNotFound: None has; carries the nearest names.
+        """
+        everyone = self.sessions()
+        exact = [facts for facts in everyone if facts["id"] == wanted]
+        named = [facts for facts in everyone if facts["name"] == wanted]
+        live = [facts for facts in named if facts["state"] in status.LIVE]
+        if not (exact or named):
+            names = sorted({str(facts["name"]) for facts in everyone})
+            raise SessionNotFound(wanted, difflib.get_close_matches(wanted, names, 3))
+        return (exact or live or named)[-1]
+
+    def status(self, session_id: str) -> dict[str, object]:
+        """The session's status as its supervisor says, or its page when there is none any more. Raises SessionNotFound."""
+        folder = self._path(session_id)
+        page = self._page(folder)
+        if page["state"] != status.ENDED:
+            try:
+                with self.connect(session_id) as sock:
+                    return self.ask(sock, {"op": "status", "id": 1})
+            except OSError:
+                page = self._page(folder)  # it may have ended just now
+        if page["state"] != status.ENDED:
+            page["state"] = status.LOST
+            with contextlib.closing(self.reader(session_id)) as reader:
+                page["end"] = reader.stored_end()
+                page["newlines"] = reader.newlines_before(int(str(page["end"])))
+        page["wall_ns"] = time.time_ns()
+        return page
+
+    def connect(self, session_id: str) -> socket.socket:
+        """A connection to the session's supervisor. Raises OSError when there is none: it ended, or is lost."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(ANSWER_SECONDS)
+        try:
+            with _reachable(str(self.facts(session_id)["socket"])) as place:
+                sock.connect(place)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def reader(self, session_id: str) -> LogReader:
+        """A reader of its log. Raises SessionNotFound."""
+        folder = os.path.join(self._path(session_id), "log")
+        if not os.path.isdir(folder):
+            raise SessionNotFound(session_id)
+        return LogReader(folder)
+
+    def log_folder(self, session_id: str) -> str:
+        """Where its log lies; read it with `cat` or `less`."""
+        return os.path.join(self._path(session_id), "log")
+
+    # -- ending
+
+    def stop_lost(self, session_id: str, grace: float) -> dict[str, object]:
+        """End what is left of a session whose supervisor is gone; return the report as `stop` does. Takes seconds."""
+        stopping = Stopping(str(self.facts(session_id)["kind"]), grace, time.monotonic())
+        while True:
+            alive = list(tree.members(session_id).values())
+            name = stopping.step(time.monotonic(), alive)
+            for process in alive if name else ():
+                why = tree.send(process, tree.signal_number(name))
+                if why:
+                    stopping.refused(process, why)
+            if stopping.report is not None:
+                return stopping.report
+            time.sleep(LOOK_EVERY)
+
+    def remove(self, session_id: str) -> None:
+        """Delete a session that has ended, its log with it.
+
+        Raises:
+            InvalidRequest: It is still alive.
+        """
+        facts, state = self.facts(session_id), self.status(session_id)["state"]
+        if state in status.LIVE:
+            raise InvalidRequest(f"{facts['name']} is {state}: stop it first (`%cmdop stop {facts['name']}`)")
+        self._forget(self._path(session_id))
+
+    def prune(self) -> list[str]:
+        """Sweep out ended sessions by age, then by total size, oldest first; return their ids."""
+        removed, total = [], 0
+        ended = []
+        for facts in self.sessions():
+            with (
+                contextlib.suppress(OSError, SessionNotFound),
+                contextlib.closing(self.reader(str(facts["id"]))) as reader,
+            ):
+                size = reader.size_on_disk()
+                total += size
+                if facts["state"] not in status.LIVE:
+                    ended.append((int(str(facts.get("ended_ns") or facts["created_ns"])), size, str(facts["id"])))
+        for ended_ns, size, session_id in sorted(ended):
+            if time.time_ns() - ended_ns > self.keep_seconds * 1e9 or total > self.keep_bytes:
+                self._forget(self._path(session_id))
+                removed.append(session_id)
+                total -= size
+        return removed
+
+    # -- helpers
+
+    def _path(self, session_id: str) -> str:
+        if not NAME.fullmatch(session_id):
+            raise SessionNotFound(session_id)
+        return os.path.join(self.folder, session_id)
+
+    def _page(self, folder: str) -> dict[str, object]:
+        try:
+            return status.read_page(os.path.join(folder, "status"))
+        except (OSError, ValueError):
+            raise SessionNotFound(os.path.basename(folder)) from None
+
+    def _connects(self, folder: str) -> bool:
+        try:
+            self.connect(os.path.basename(folder)).close()
+        except OSError:
+            return False
+        return True
+
+    def ask(self, sock: socket.socket, header: dict[str, object]) -> dict[str, object]:
+        """Send one request over a `connect`ed socket and return its answer."""
+        sock.sendall(encode(header))
+        decoder = FrameDecoder()
+        while True:
+            data = sock.recv(65536)
+            if not data:
+                raise ConnectionError("the supervisor went away")
+            for answer, _ in decoder.feed(data):
+                answer.pop("id", None)
+                return answer
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        import fcntl
+
+        fd = os.open(os.path.join(self.root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def default_root() -> str:
+    """Where sessions are kept unless somebody says otherwise."""
+    chosen = os.environ.get("CMDOP_STATE_DIR")
+    if chosen:
+        return chosen
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(state, "cmdop", socket.gethostname())
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise InvalidRequest unless `name` can be a session's id or name."""
+    if not NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name!r} cannot be a {what}: letters, digits, `.`, `_`, `-`, at most 64, not a sign first"
+        )
+
+
+def first_line(script: str) -> str:
+    """The first line of a script that does something, for people to recognise it by."""
+    lines = [line.strip() for line in script.splitlines()]
+    return next((line for line in lines if line and not line.startswith("#")), lines[0] if lines else "")
+
+
+def raise_answer(answer: dict[str, object]) -> dict[str, object]:
+    """Return an answer of a supervisor, or raise the error that it is."""
+    if "error" not in answer:
+        return answer
+    known = {kind.__name__: kind for kind in _all_kinds(CmdopError)}
+    args = answer.get("args")
+    words = args if isinstance(args, list) else []
+    raise known.get(str(answer["error"]), InvalidRequest)(*words)
+
+
+def _all_kinds(kind: type[CmdopError]) -> list[type[CmdopError]]:
+    kinds = [kind]
+    for child in kind.__subclasses__():
+        kinds += _all_kinds(child)
+    return kinds
+
+
+def _make_private(folder: str) -> None:
+    """Make `folder` (0700), or refuse one that somebody else could change or read."""
+    try:
+        os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        for path in (os.path.dirname(folder), folder):
+            facts = os.lstat(path)
+            if facts.st_uid != os.getuid():
+                raise StoreRefused(path, f"it belongs to uid {facts.st_uid}, not to you")
+            if path == folder and (not stat.S_ISDIR(facts.st_mode) or stat.S_IMODE(facts.st_mode) & 0o077):
+                raise StoreRefused(path, f"its mode is {stat.S_IMODE(facts.st_mode):o}, it must be 700")
+            if path != folder and stat.S_IMODE(facts.st_mode) & 0o022:
+                raise StoreRefused(path, f"its mode is {stat.S_IMODE(facts.st_mode):o}: others could change it")
+    except OSError as error:
+        raise StoreRefused(folder, error.strerror or str(error)) from None
+
+
+def _write_private(path: str, data: bytes) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _reachable(place: str) -> Iterator[str]:
+    """A path of a socket that fits into a socket address."""
+    if len(os.fsencode(place)) <= LONGEST_SOCKET_PATH or not os.path.isdir("/proc/self/fd"):
+        yield place
+        return
+    fd = os.open(os.path.dirname(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{os.path.basename(place)}"
+    finally:
+        os.close(fd)
+
+
+def _listen(folder: str) -> tuple[socket.socket, str]:
+    """A listening socket, and where: in the session's folder, or in the temp folder where that one refuses sockets."""
+    for place in (os.path.join(folder, "ctl"), ""):
+        where = place or os.path.join(tempfile.mkdtemp(prefix="cmdop-"), "ctl")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _reachable(where) as path:
+                listener.bind(path)
+            listener.listen(64)
+        except OSError:
+            listener.close()
+            if not place:
+                raise
+            continue
+        return listener, where
+    raise AssertionError("unreachable")

@@ -1,0 +1,187 @@
+"""Which processes belong to a session, and who holds its terminals: read from /proc (Linux) or `ps` (elsewhere)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+MARK = "CMDOP_SESSION"  # every process of a session has it in its environment, unless it cleaned it
+
+
+class Process:
+    """One process as seen a moment ago; `started` tells it from a later one with the same number."""
+
+    __slots__ = ("group", "name", "parent", "pid", "session", "started", "state")
+
+    def __init__(self, pid: int, parent: int, group: int, session: int, state: str, name: str, started: str) -> None:
+        self.pid, self.parent, self.group, self.session = pid, parent, group, session
+        self.state, self.name, self.started = state, name, started
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.pid}]"
+
+
+def processes() -> dict[int, Process]:
+    """All processes that we can see, by pid."""
+    if not os.path.isdir("/proc/self"):
+        return _ask_ps()
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            process = _read_stat(int(entry))
+            if process is not None:
+                found[process.pid] = process
+    return found
+
+
+def _read_stat(pid: int) -> Process | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return None
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    fields = rest.split()
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[0], name, fields[19])
+
+
+def _ask_ps() -> dict[int, Process]:
+    found = {}
+    with os.popen("ps -axo pid=,ppid=,pgid=,sess=,stat=,lstart=,comm=") as out:
+        for line in out:
+            fields = line.split(None, 10)
+            pid, parent, group = (int(field) for field in fields[:3])
+            session = int(fields[3]) if fields[3].isdigit() else 0
+            started = " ".join(fields[5:10])
+            found[pid] = Process(
+                pid, parent, group, session, fields[4][:1], os.path.basename(fields[10].strip()), started
+            )
+    return found
+
+
+def _is_marked(pid: int, session_id: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return f"{MARK}={session_id}".encode() in file.read().split(b"\0")
+    except OSError:  # gone, or not ours
+        return False
+
+
+def members(session_id: str, leader: int = 0, spare: int = 0) -> dict[int, Process]:
+    """The living processes of a session: all of its process session, whoever carries its mark, and their descendants.
+
+    Args:
+        leader: Pid of its supervisor, which leads that process session; 0 when it is gone, since the number may by now
+            be somebody else's.
+        spare: A pid that never counts: the supervisor asking.
+    """
+    everyone = processes()
+    children: dict[int, list[int]] = {}
+    for process in everyone.values():
+        children.setdefault(process.parent, []).append(process.pid)
+    ours = {pid for pid, process in everyone.items() if leader and process.session == leader}
+    found = ours | {pid for pid in everyone if _is_marked(pid, session_id)}
+    found -= {spare, os.getpid()}
+    heap = list(found)
+    while heap:
+        for child in children.get(heap.pop(), ()):
+            if child not in found:
+                found.add(child)
+                heap.append(child)
+    return {pid: everyone[pid] for pid in found if everyone[pid].state not in "ZX"}
+
+
+def send(process: Process, number: int) -> str:
+    """Send a signal; return why it could not be sent, or ''. A process that is gone is no failure."""
+    now = _read_stat(process.pid) if os.path.isdir("/proc/self") else process
+    if now is None or now.started != process.started:
+        return ""
+    try:
+        os.kill(process.pid, number)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        return "not permitted"
+    return ""
+
+
+def holders(paths: set[str], spare: int) -> list[Process]:
+    """Who has one of these terminals or pipes open; nobody where there is no /proc.
+
+    Args:
+        paths: The terminals and pipes, as /proc/<pid>/fd shows them.
+    """
+    found: list[Process] = []
+    if not os.path.isdir("/proc/self"):
+        return found
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == spare:
+            continue
+        try:
+            fds = os.listdir(f"/proc/{entry}/fd")
+        except OSError:
+            continue
+        for fd in fds:
+            try:
+                held = os.readlink(f"/proc/{entry}/fd/{fd}") in paths
+            except OSError:
+                continue
+            if held:
+                process = _read_stat(int(entry))
+                if process is not None:
+                    found.append(process)
+                break
+    return found
+
+
+def oom_kills() -> int:
+    """How often the out-of-memory killer struck so far, in our control group or on this system."""
+    counts = []
+    for path in _memory_event_files():
+        try:
+            with open(path) as file:
+                for line in file:
+                    words = line.split()
+                    if words and words[0] == "oom_kill":
+                        counts.append(int(words[1]))
+        except OSError:
+            continue
+    return sum(counts)
+
+
+def _memory_event_files() -> list[str]:
+    files = ["/proc/vmstat"]
+    try:
+        with open("/proc/self/cgroup") as file:
+            for line in file:
+                number, controllers, path = line.rstrip("\n").split(":", 2)
+                if number == "0":
+                    files += [f"{root}{path}/memory.events" for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")]
+                elif "memory" in controllers.split(","):
+                    files.append(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+    except OSError:
+        pass
+    return files
+
+
+def signal_number(name: str | int) -> int:
+    """`INT`, `SIGINT`, `sigint` or 2, as the number.
+
+    Raises:
+        ValueError: There is no such signal.
+    """
+    if isinstance(name, int) or str(name).isdigit():
+        return int(signal.Signals(int(name)))
+    word = str(name).upper()
+    word = word if word.startswith("SIG") else "SIG" + word
+    if word not in signal.Signals.__members__:
+        raise ValueError(f"there is no signal {name!r}; `kill -l` lists them")
+    return int(signal.Signals[word])
+
+
+def signal_name(number: int) -> str:
+    """`INT` for 2; the number as text when it has no name."""
+    try:
+        return signal.Signals(number).name[3:]
+    except ValueError:
+        return str(number)

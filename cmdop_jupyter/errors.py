@@ -1,0 +1,202 @@
+"""Every error of this package, one tree: those of the agent, and those that only a client can meet.
+
+    CmdopError
+    ├── InvalidRequest, PatternError, NameInUse, SessionNotFound, UnknownMachine    asked wrongly: nothing was done
+    ├── StartFailed, StoreRefused, NotSupported                                     could not be started
+    ├── SessionOver, InputTooLong, Detached, LogDropped, TooMuch, LinkLost          a stream cannot do that now
+    └── WaitTimeout, SessionEnded, FailPatternSeen, PatternTooSlow                  how a wait may end
+"""
+
+from __future__ import annotations
+
+from .agent.errors import (
+    CmdopError,
+    InputTooLong,
+    InvalidRequest,
+    LogDropped,
+    NameInUse,
+    NotSupported,
+    SessionNotFound,
+    SessionOver,
+    StartFailed,
+    StoreRefused,
+)
+
+__all__ = [
+    "CmdopError",
+    "Detached",
+    "FailPatternSeen",
+    "InputTooLong",
+    "InvalidRequest",
+    "LinkLost",
+    "LogDropped",
+    "NameInUse",
+    "NotSupported",
+    "PatternError",
+    "PatternTooSlow",
+    "SessionEnded",
+    "SessionNotFound",
+    "SessionOver",
+    "StartFailed",
+    "StoreRefused",
+    "TooMuch",
+    "UnknownMachine",
+    "WaitTimeout",
+]
+
+
+class PatternError(CmdopError, ValueError):
+    """A pattern that does not compile.
+
+    Attributes:
+        pattern: As it was given.
+        reason: What the compiler says.
+        position: Where, in characters; None when it does not say.
+    """
+
+    def __init__(self, pattern: str | bytes, reason: str, position: int | None = None) -> None:
+        super().__init__(pattern, reason, position)
+        self.pattern, self.reason, self.position = pattern, reason, position
+
+    def __str__(self) -> str:
+        where = f" at position {self.position}" if self.position is not None else ""
+        return f"/{_text(self.pattern)}/ is no regular expression: {self.reason}{where}"
+
+
+class PatternTooSlow(CmdopError, TimeoutError):
+    """A pattern that needs more than its time on one line. The session goes on.
+
+    Attributes:
+        pattern: As it was given.
+        seconds: The time it had.
+        line_head: How the line begins.
+        offset: Where the line begins in the log, in bytes.
+    """
+
+    def __init__(self, pattern: str | bytes, seconds: float, line_head: str, offset: int) -> None:
+        super().__init__(pattern, seconds, line_head, offset)
+        self.pattern, self.seconds, self.line_head, self.offset = pattern, seconds, line_head, offset
+
+    def __str__(self) -> str:
+        return (
+            f"/{_text(self.pattern)}/ took more than {self.seconds:g} s on the line {self.line_head!r} at byte "
+            f"{self.offset}; avoid nested repeats such as (a+)+"
+        )
+
+
+class UnknownMachine(CmdopError, LookupError):
+    """No machine has that name.
+
+    Attributes:
+        wanted: What was asked for.
+        nearest: Names that look like it.
+    """
+
+    def __init__(self, wanted: str, nearest: tuple[str, ...] = ()) -> None:
+        super().__init__(wanted, nearest)
+        self.wanted, self.nearest = wanted, nearest
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {' or '.join(self.nearest)}?" if self.nearest else ""
+        return f"no machine is called {self.wanted!r}{hint}; `local`, or no name at all, is this one"
+
+
+class Detached(CmdopError, RuntimeError):
+    """The stream is not attached to a session, or let go of it; `attach` brings it back."""
+
+
+class TooMuch(CmdopError, ValueError):
+    """A text too large to give in one piece.
+
+    Attributes:
+        size: Its bytes.
+        limit: What is given in one piece.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size, limit)
+        self.size, self.limit = size, limit
+
+    def __str__(self) -> str:
+        return (
+            f"the log has {self.size} bytes, above the {self.limit} that are given in one piece; take `lines()`, "
+            f"`grep(pattern)`, `tail(n)`, or `read(start, max_bytes)`"
+        )
+
+
+class LinkLost(CmdopError, ConnectionError):
+    """The connection to a machine broke. Sessions there go on.
+
+    Attributes:
+        machine: Its name.
+        reason: What was seen.
+    """
+
+    def __init__(self, machine: str, reason: str) -> None:
+        super().__init__(machine, reason)
+        self.machine, self.reason = machine, reason
+
+    def __str__(self) -> str:
+        return f"the link to {self.machine} broke ({self.reason}); sessions there go on"
+
+
+class WaitTimeout(CmdopError, TimeoutError):
+    """The pattern was not seen in time. The session goes on.
+
+    Attributes:
+        pattern: What was awaited.
+        seconds: How long we waited.
+        stream: Name of the session.
+        last_line: The newest line; None when there was none.
+    """
+
+    def __init__(self, pattern: str, seconds: float, stream: str, last_line: str | None) -> None:
+        super().__init__(pattern, seconds, stream, last_line)
+        self.pattern, self.seconds, self.stream, self.last_line = pattern, seconds, stream, last_line
+
+    def __str__(self) -> str:
+        seen = "no line came" if self.last_line is None else f"last line {self.last_line!r}"
+        return f"no line of {self.stream} matched /{self.pattern}/ in {self.seconds:g} s; {seen}. It goes on"
+
+
+class SessionEnded(CmdopError, RuntimeError):
+    """The session ended, or its command failed, before the pattern was seen.
+
+    Attributes:
+        pattern: What was awaited.
+        stream: Name of the session.
+        how: `exit 3`, `ended by KILL`, `lost` …
+        last_lines: The newest lines, oldest first.
+    """
+
+    def __init__(self, pattern: str, stream: str, how: str, last_lines: tuple[str, ...] = ()) -> None:
+        super().__init__(pattern, stream, how, last_lines)
+        self.pattern, self.stream, self.how, self.last_lines = pattern, stream, how, last_lines
+
+    def __str__(self) -> str:
+        text = f"{self.stream} ended ({self.how}) and no line matched /{self.pattern}/"
+        if not self.last_lines:
+            return text + "; it printed nothing"
+        return text + "; its last lines:\n" + "\n".join("  " + line for line in self.last_lines)
+
+
+class FailPatternSeen(CmdopError, RuntimeError):
+    """A line matched `fail` first.
+
+    Attributes:
+        pattern: The fail pattern.
+        stream: Name of the session.
+        line: The line.
+        match: The `Match`; None after pickling.
+    """
+
+    def __init__(self, pattern: str, stream: str, line: str, match: object = None) -> None:
+        super().__init__(pattern, stream, line)
+        self.pattern, self.stream, self.line, self.match = pattern, stream, line, match
+
+    def __str__(self) -> str:
+        return f"{self.stream} printed a line that matches fail=/{self.pattern}/: {self.line!r}"
+
+
+def _text(pattern: str | bytes) -> str:
+    return pattern if isinstance(pattern, str) else repr(pattern)[2:-1]
