@@ -1,10 +1,11 @@
 """Every error of this package, one tree: those of the agent, and those that only a client can meet.
 
-    CmdopError
-    ├── InvalidRequest, PatternError, NameInUse, SessionNotFound, UnknownMachine    asked wrongly: nothing was done
-    ├── StartFailed, StoreRefused, NotSupported                                     could not be started
-    ├── SessionOver, InputTooLong, Detached, LogDropped, TooMuch, LinkLost          a stream cannot do that now
-    └── WaitTimeout, SessionEnded, FailPatternSeen, PatternTooSlow                  how a wait may end
+CmdopError
+├── InvalidRequest, PatternError, NameInUse, SessionNotFound, UnknownMachine    asked wrongly: nothing was done
+├── StartFailed, StoreRefused, NotSupported                                     could not be started
+├── SessionOver, InputTooLong, Detached, LogDropped, TooMuch, LinkLost          a stream cannot do that now
+├── WaitTimeout, SessionEnded, FailPatternSeen, PatternTooSlow                  how a wait may end
+└── StillRunning, CommandFailed                                                 how waiting for an exit may end
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .agent.errors import (
 
 __all__ = [
     "CmdopError",
+    "CommandFailed",
     "Detached",
     "FailPatternSeen",
     "InputTooLong",
@@ -38,6 +40,7 @@ __all__ = [
     "SessionNotFound",
     "SessionOver",
     "StartFailed",
+    "StillRunning",
     "StoreRefused",
     "TooMuch",
     "UnknownMachine",
@@ -174,10 +177,7 @@ class SessionEnded(CmdopError, RuntimeError):
         self.pattern, self.stream, self.how, self.last_lines = pattern, stream, how, last_lines
 
     def __str__(self) -> str:
-        text = f"{self.stream} ended ({self.how}) and no line matched /{self.pattern}/"
-        if not self.last_lines:
-            return text + "; it printed nothing"
-        return text + "; its last lines:\n" + "\n".join("  " + line for line in self.last_lines)
+        return _with_lines(f"{self.stream} ended ({self.how}) and no line matched /{self.pattern}/", self.last_lines)
 
 
 class FailPatternSeen(CmdopError, RuntimeError):
@@ -196,6 +196,45 @@ class FailPatternSeen(CmdopError, RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.stream} printed a line that matches fail=/{self.pattern}/: {self.line!r}"
+
+
+class StillRunning(CmdopError, TimeoutError):
+    """The command has not exited in time. It goes on.
+
+    Attributes:
+        stream: Name of the session.
+        seconds: How long we waited.
+    """
+
+    def __init__(self, stream: str, seconds: float) -> None:
+        super().__init__(stream, seconds)
+        self.stream, self.seconds = stream, seconds
+
+    def __str__(self) -> str:
+        return f"{self.stream} has not exited in {self.seconds:g} s and goes on; `%cmdop stop {self.stream}` ends it"
+
+
+class CommandFailed(CmdopError, RuntimeError):
+    """A command that was waited for did not exit with 0.
+
+    Attributes:
+        stream: Name of the session.
+        how: `exit 3`, `ended by KILL`, `lost`.
+        last_lines: The newest lines, oldest first.
+    """
+
+    def __init__(self, stream: str, how: str, last_lines: tuple[str, ...] = ()) -> None:
+        super().__init__(stream, how, last_lines)
+        self.stream, self.how, self.last_lines = stream, how, last_lines
+
+    def __str__(self) -> str:
+        return _with_lines(f"{self.stream} failed ({self.how})", self.last_lines)
+
+
+def _with_lines(text: str, lines: tuple[str, ...]) -> str:
+    if not lines:
+        return text + "; it printed nothing"
+    return text + "; its last lines:\n" + "\n".join("  " + line for line in lines)
 
 
 def _text(pattern: str | bytes) -> str:

@@ -1,4 +1,4 @@
-"""`cmdop-agent sessions | log | stop | remove | prune`: the sessions of this machine from a shell, without a notebook."""
+"""`cmdop-agent sessions | log | stop | remove | prune`: the sessions of this machine, from a shell."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 
 from .errors import InvalidRequest
+from .tree import MARK
 
 # A pager waits for a key that nobody presses in a notebook. `-e PAGER=less` brings it back.
 NO_PAGERS = {
@@ -18,8 +19,10 @@ NO_PAGERS = {
     "AWS_PAGER": "",
     "DEBIAN_FRONTEND": "noninteractive",
 }
-# What ipykernel put there for itself, and sizes that would be wrong.
+# What ipykernel put there for itself, sizes that would be wrong, and the session that we may be in ourselves: what is
+# started here is not a part of it.
 NOT_FOR_COMMANDS = (
+    MARK,
     "COLUMNS",
     "LINES",
     "JPY_PARENT_PID",

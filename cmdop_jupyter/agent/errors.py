@@ -1,4 +1,4 @@
-"""What can go wrong where commands run, one tree of exceptions. Each message says what happened, where, and what to do."""
+"""What can go wrong where commands run: one tree of exceptions, whose messages say what happened and what to do."""
 
 from __future__ import annotations
 
@@ -118,7 +118,10 @@ class LogDropped(CmdopError, LookupError):
         self.offset, self.first = offset, first
 
     def __str__(self) -> str:
-        return f"bytes {self.offset} to {self.first} of the log were dropped at its size limit; the log goes on at {self.first}"
+        return (
+            f"bytes {self.offset} to {self.first} of the log were dropped at its size limit; "
+            f"the log goes on at {self.first}"
+        )
 
 
 class StoreRefused(CmdopError, PermissionError):
@@ -134,7 +137,10 @@ class StoreRefused(CmdopError, PermissionError):
         self.path, self.reason = path, reason
 
     def __str__(self) -> str:
-        return f"sessions cannot be kept in {self.path}: {self.reason}; mend that, or set CMDOP_STATE_DIR to a folder of yours"
+        return (
+            f"sessions cannot be kept in {self.path}: {self.reason}; "
+            f"mend that, or set CMDOP_STATE_DIR to a folder of yours"
+        )
 
 
 class NotSupported(CmdopError, NotImplementedError):

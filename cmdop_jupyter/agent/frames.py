@@ -14,8 +14,6 @@ MAX_HEADER = 256 * 1024  # bytes; a status is under 4 KiB, a list of sessions ma
 MAX_BODY = 1024 * 1024
 _LENGTHS = struct.Struct(">II")
 
-Header = dict  # of what JSON can say
-
 
 class FrameError(CmdopError, ValueError):
     """Bytes that are no frame; nothing behind them can be trusted, so the connection must be closed."""
@@ -54,7 +52,7 @@ class FrameDecoder:
                 break
             try:
                 header = json.loads(rest[at + _LENGTHS.size : body_at])
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise FrameError(f"not a frame: its header is no JSON ({error})") from None
             if not isinstance(header, dict):
                 raise FrameError("not a frame: its header is no JSON object")

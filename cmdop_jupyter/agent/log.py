@@ -1,21 +1,22 @@
 """Every byte of a session, on disk, read back by offset. Knows no lines and no encodings.
 
-A log is a folder of segments. A segment is two files named by the offset of its first byte: `<20 digits>.log` holds the raw
-bytes (read them with `cat` or `less`), `<20 digits>.idx` one record for each read that made them:
+A log is a folder of segments. A segment is two files named by the offset of its first byte: `<20 digits>.log` holds the
+raw bytes (read them with `cat` or `less`), `<20 digits>.idx` one record for each read that made them:
 
     offset u64 | wall clock ns i64 | monotonic ms u32 | newlines before offset u64 | channel u8      (little endian)
 
-The monotonic time counts from the start of the session. Bytes are written before their record. The first segment (the
-head) is never dropped.
+The monotonic time counts from the start of the session; how often its 32 bits were full (after 49 days) is kept in the
+upper six bits of the channel. Bytes are written before their record. The beginning (the head) is never dropped.
 """
 
 from __future__ import annotations
 
+import bisect
 import errno
 import os
 import struct
 
-from .errors import InvalidRequest, LogDropped
+from .errors import InvalidRequest, LogDropped, SessionNotFound
 
 CHANNELS = ("stdout", "stderr", "tty")
 RECORD = struct.Struct("<QqIQB")
@@ -27,7 +28,8 @@ SEGMENT_RECORDS = 256 * 1024  # 7 MiB of index: a program that writes byte by by
 MIN_LIMIT = 64 * 1024
 DEFAULT_LIMIT = 2 * 1024**3
 POLICIES = ("drop-oldest", "hold")
-_WRAP = 1 << 32
+_MS_BITS, _CHANNEL_BITS = 32, 2
+OPEN_SEGMENTS = 2  # that a reader keeps open: of a log that is followed from its beginning, the head and the newest
 
 
 class Chunk:
@@ -72,12 +74,20 @@ def check_limit(limit: int, policy: str) -> None:
         raise InvalidRequest(f"a full log can {' or '.join(POLICIES)}, not {policy!r}")
 
 
-def segment_size(start: int, limit: int) -> int:
-    """Bytes that the segment beginning at `start` may hold under a log limit of `limit` bytes."""
-    head = min(HEAD_BYTES, limit // 4)
-    if start == 0:
-        return head
-    return max(1, min(SEGMENT_BYTES, (limit - head) // 8))
+def head_size(limit: int) -> int:
+    """Bytes of the beginning that are never dropped under a limit of `limit` bytes."""
+    return min(HEAD_BYTES, limit // 4)
+
+
+def segment_size(start: int, head: int, limit: int) -> int:
+    """Bytes that the segment beginning at `start` may hold, in a log of at most `limit` bytes whose head has `head`."""
+    if start < head:
+        return head - start
+    return min(SEGMENT_BYTES, (limit - head_size(limit)) // 8)
+
+
+def _base(folder: str, start: int) -> str:
+    return os.path.join(folder, f"{start:020d}")
 
 
 class LogWriter:
@@ -95,12 +105,9 @@ class LogWriter:
         self.end = 0  # bytes that are in the log together with their record
         self.newlines = 0
         self.dropped = (0, 0)  # the one gap there can be: from, to
-        self._segments: list[
-            tuple[int, int]
-        ] = []  # (start, bytes) of those that exist, oldest first, without the current one
-        self._pending: list[
-            tuple[int, int, int, bytes]
-        ] = []  # (channel, wall_ns, mono_ms, bytes) the disk had no room for
+        self._head = head_size(limit)  # bytes; settled once something was dropped behind it
+        self._segments: list[tuple[int, int]] = []  # (start, bytes), oldest first, without the current one
+        self._pending: list[tuple[int, int, int, bytes]] = []  # (channel, wall_ns, mono_ms, bytes) the disk refused
         self._unwritten_record = b""
         self._uncounted = 0, 0  # bytes and newlines that wait for that record
         self._record_channel, self._record_ms, self._record_end = -1, 0, 0
@@ -121,9 +128,9 @@ class LogWriter:
         return self.end - (self.dropped[1] - self.dropped[0])
 
     @property
-    def blocked(self) -> bool:
-        """Whether bytes wait for room on the disk."""
-        return bool(self._pending or self._unwritten_record)
+    def waiting(self) -> int:
+        """Bytes that wait for room on the disk."""
+        return sum(len(data) for *_, data in self._pending) + (self._uncounted[0] if self._unwritten_record else 0)
 
     def append(self, channel: str, data: bytes, wall_ns: int, mono_ms: int) -> None:
         """Write `data`, or keep what the disk refuses until `retry`.
@@ -149,9 +156,12 @@ class LogWriter:
             self._finish_record()
 
     def set_limit(self, limit: int, policy: str) -> None:
-        """Keep `limit` bytes from now on; what is above is dropped when the next segment begins."""
+        """Keep `limit` bytes from now on; what is above, and may be dropped, goes when the next bytes come."""
         check_limit(limit, policy)
         self.limit, self.policy = limit, policy
+        if not self.dropped[1]:
+            self._head = head_size(limit)
+        self._capacity = min(self._capacity, segment_size(self._start, self._head, limit))
 
     def close(self) -> None:
         for fd in (self._data, self._index):
@@ -160,30 +170,25 @@ class LogWriter:
         self._data = self._index = -1
 
     def _write_piece(self, channel: int, wall_ns: int, mono_ms: int, data: bytes) -> int:
-        space = self._start + self._capacity - self.end
-        merge = (
-            channel == self._record_channel
-            and mono_ms - self._record_ms < MERGE_MS
-            and self.end < self._record_end
-            and self._records > 0
-        )
-        if merge:
-            space = min(space, self._record_end - self.end)
-        else:
-            space = min(space, RECORD_BYTES)
+        merge = channel == self._record_channel and mono_ms - self._record_ms < MERGE_MS and self.end < self._record_end
+        space = min(self._start + self._capacity, self._record_end if merge else self.end + RECORD_BYTES) - self.end
         piece = data if len(data) <= space else data[:space]
         # The place is given, not "append": after a write that failed half-way the next one covers the torn part.
         written = os.pwrite(self._data, piece, self.end - self._start)
+        if not written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         newlines = (piece if written == len(piece) else piece[:written]).count(b"\n")
         if merge:
             self.end += written
             self.newlines += newlines
             return written
-        if written:
-            self._unwritten_record = RECORD.pack(self.end, wall_ns, mono_ms % _WRAP, self.newlines, channel)
-            self._uncounted = written, newlines
-            self._record_channel, self._record_ms = channel, mono_ms
-            self._record_end = self.end + RECORD_BYTES
+        wraps, ms = mono_ms >> _MS_BITS, mono_ms & (1 << _MS_BITS) - 1
+        self._unwritten_record = RECORD.pack(
+            self.end, wall_ns, ms, self.newlines, channel | (wraps << _CHANNEL_BITS) & 255
+        )
+        self._uncounted = written, newlines
+        self._record_channel, self._record_ms = channel, mono_ms
+        self._record_end = self.end + RECORD_BYTES
         return written
 
     def _finish_record(self) -> None:
@@ -204,21 +209,30 @@ class LogWriter:
                 self._segments.append((self._start, self.end - self._start))
             self.close()
         self._start, self._records, self._record_channel = self.end, 0, -1
-        self._capacity = segment_size(self._start, self.limit)
+        self._capacity = segment_size(self._start, self._head, self.limit)
         if self.policy == "drop-oldest":
             self._drop(self.limit - self._capacity)
-        base = os.path.join(self.folder, "%020d" % self._start)
+        base = _base(self.folder, self._start)
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        self._data = os.open(base + ".log", flags, 0o600)
-        self._index = os.open(base + ".idx", flags, 0o600)
+        index = os.open(base + ".idx", flags, 0o600)
+        try:
+            self._data = os.open(base + ".log", flags, 0o600)
+        except BaseException:
+            os.close(index)
+            raise
+        self._index = index
 
     def _drop(self, keep: int) -> None:
         """Delete the oldest segments behind the head until at most `keep` bytes are left."""
-        while len(self._segments) > 1 and self.kept > keep:
-            start, size = self._segments.pop(1)
-            for suffix in (".idx", ".log"):  # without its index a segment is not there for a reader
-                os.unlink(os.path.join(self.folder, "%020d" % start) + suffix)
+        first = sum(start < self._head for start, _ in self._segments)
+        while len(self._segments) > first and self.kept > keep:
+            start, size = self._segments.pop(first)
             self.dropped = (self.dropped[0] or start, start + size)
+            for suffix in (".idx", ".log"):  # without its index a segment is not there for a reader
+                try:
+                    os.unlink(_base(self.folder, start) + suffix)
+                except FileNotFoundError:
+                    pass
 
 
 class LogReader:
@@ -231,10 +245,7 @@ class LogReader:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._starts: list[int] = []  # of the segments we know of
-        self._open: dict[
-            int, tuple[int, int]
-        ] = {}  # start -> (data fd, index fd); at most two, so that dropped segments are let go
-        self._epoch: int | None = None  # wall_ns of the moment mono_ms counts from
+        self._open: dict[int, tuple[int, int]] = {}  # start -> (data fd, index fd), the last used at the end
 
     def read(self, offset: int, max_bytes: int, end: int) -> list[Chunk]:
         """Return the chunks from `offset` on: at most `max_bytes`, none of it behind `end`; `[]` when there is nothing.
@@ -291,7 +302,7 @@ class LogReader:
 
     def _read_segment(self, offset: int, max_bytes: int) -> list[Chunk]:
         start, data, index = self._segment_of(offset)
-        following = self._starts.index(start) + 1
+        following = bisect.bisect_right(self._starts, offset)
         if following < len(self._starts):
             max_bytes = min(max_bytes, self._starts[following] - offset)
         body = os.pread(data, max_bytes, offset - start)
@@ -316,7 +327,9 @@ class LogReader:
                 until = min(until, stop)
                 if until > offset:
                     piece = body[offset - base : until - base]
-                    chunks.append(Chunk(offset, CHANNELS[channel], wall_ns, self._unwrap(wall_ns, ms), piece))
+                    mono_ms = ms + (channel >> _CHANNEL_BITS << _MS_BITS)
+                    name = CHANNELS[channel & (1 << _CHANNEL_BITS) - 1]
+                    chunks.append(Chunk(offset, name, wall_ns, mono_ms, piece))
                     offset = until
                 if offset >= stop:
                     break
@@ -334,49 +347,42 @@ class LogReader:
                 high = middle
         return low
 
-    def _unwrap(self, wall_ns: int, ms: int) -> int:
-        """Milliseconds since the start, from the 32 bits of them that are kept (they wrap after 49 days)."""
-        if self._epoch is None:
-            _, _, index = self._segment_of(0)
-            _, first_wall, first_ms, _, _ = RECORD.unpack(os.pread(index, RECORD.size, 0))
-            self._epoch = first_wall - first_ms * 1_000_000
-        return ms + round(((wall_ns - self._epoch) / 1e6 - ms) / _WRAP) * _WRAP
-
     def _segment_of(self, offset: int) -> tuple[int, int, int]:
         """(start, data fd, index fd) of the segment that holds `offset`."""
-        for fresh in (False, True):
-            if fresh or not self._starts:
+        for fresh in (False, True):  # a list from before may lack newer segments, and name dropped ones
+            if fresh:
                 self._list()
-            start = max((start for start in self._starts if start <= offset), default=None)
-            if start is None:
-                raise LogDropped(offset, min(self._starts, default=0))
-            try:
-                data, index = self._files(start)
-            except FileNotFoundError:  # dropped since we listed
-                continue
-            if not fresh and offset - start >= os.fstat(data).st_size:
-                continue  # perhaps in a segment that we have not heard of
-            if offset - start >= os.fstat(data).st_size:
-                after = min((other for other in self._starts if other > offset), default=None)
-                if after is not None:
-                    raise LogDropped(offset, after)
-            return start, data, index
-        raise LogDropped(offset, min((other for other in self._starts if other > offset), default=offset))
+            number = bisect.bisect_right(self._starts, offset)
+            if number:
+                start = self._starts[number - 1]
+                try:
+                    data, index = self._files(start)
+                except FileNotFoundError:
+                    continue
+                if offset - start < os.fstat(data).st_size:
+                    return start, data, index
+        after = bisect.bisect_right(self._starts, offset)
+        raise LogDropped(offset, self._starts[after] if after < len(self._starts) else offset)
 
     def _files(self, start: int) -> tuple[int, int]:
-        if start not in self._open:
-            base = os.path.join(self._folder, "%020d" % start)
+        files = self._open.pop(start, None)
+        if files is None:
+            base = _base(self._folder, start)
             index = os.open(base + ".idx", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                data = os.open(base + ".log", os.O_RDONLY | os.O_CLOEXEC)
+                files = os.open(base + ".log", os.O_RDONLY | os.O_CLOEXEC), index
             except BaseException:
                 os.close(index)
                 raise
-            while len(self._open) > 3:
-                for fd in self._open.pop(next(iter(self._open))):
-                    os.close(fd)
-            self._open[start] = data, index
-        return self._open[start]
+        self._open[start] = files
+        while len(self._open) > OPEN_SEGMENTS:
+            for fd in self._open.pop(next(iter(self._open))):
+                os.close(fd)
+        return files
 
     def _list(self) -> None:
-        self._starts = sorted(int(name[:-4]) for name in os.listdir(self._folder) if name.endswith(".idx"))
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            raise SessionNotFound(os.path.basename(os.path.dirname(self._folder))) from None
+        self._starts = sorted(int(name[:-4]) for name in names if name.endswith(".idx"))

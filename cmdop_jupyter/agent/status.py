@@ -26,19 +26,30 @@ def check_move(old: str, new: str) -> None:
 
 
 def write_page(fd: int, facts: dict[str, object]) -> None:
-    """Rewrite the page. Facts that do not fit are cut: the longest text first."""
-    facts = dict(facts)
+    """Rewrite the page. What does not fit is cut: the longest text or list first, also one inside another fact."""
     body = json.dumps(facts).encode()
-    while len(body) > PAGE - 10:
-        longest = max(
-            (key for key, value in facts.items() if isinstance(value, (str, list))),
-            key=lambda k: len(json.dumps(facts[k])),
-        )
-        value = facts[longest]
-        facts[longest] = value[: len(value) // 2] if isinstance(value, (str, list)) else None
-        body = json.dumps(facts).encode()
+    if len(body) > PAGE - 10:
+        facts = json.loads(body)  # a copy, all the way down
+        while len(body) > PAGE - 10:
+            _cut_longest(facts)
+            body = json.dumps(facts).encode()
     page = b"%08x " % binascii.crc32(body) + body
     os.pwrite(fd, page.ljust(PAGE - 1) + b"\n", 0)
+
+
+def _cut_longest(facts: dict[str, object]) -> None:
+    holders, at = [facts], 0
+    while at < len(holders):
+        holders += [value for value in holders[at].values() if isinstance(value, dict)]
+        at += 1
+    length, holder, key = 0, facts, ""
+    for some in holders:
+        for name, value in some.items():
+            if isinstance(value, (str, list)) and len(json.dumps(value)) > length:
+                length, holder, key = len(json.dumps(value)), some, name
+    value = holder[key]
+    assert isinstance(value, (str, list))
+    holder[key] = value[: len(value) // 2]
 
 
 def read_page(path: str) -> dict[str, object]:

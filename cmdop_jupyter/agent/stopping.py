@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 0.05  # seconds between two looks at the process tree while a stop is under way
 LAST_WORD = 1.0  # seconds that KILL gets
+MAX_NAMED = 1000  # processes that a report names
 
 
 class Stopping:
@@ -32,7 +33,7 @@ class Stopping:
         for process in alive:
             self._seen[str(process)] = None
         if alive and now < self._due:
-            return ""
+            return "KILL" if self._took == "KILL" else ""  # once more: one may have been forked since we looked
         if alive and self._left:
             self._took = self._left.pop(0)
             self._due = now + (LAST_WORD if self._took == "KILL" else self._grace)
@@ -42,11 +43,23 @@ class Stopping:
         self.report = {
             "took": self._took,
             "seconds": round(now - self._began, 2),
-            "ended": [name for name in self._seen if name not in names],
-            "left": left,
+            "ended": _named([name for name in self._seen if name not in names]),
+            "left": _named(left),
         }
         return ""
 
     def refused(self, process: Process, why: str) -> None:
         """The system did not let us send the last signal to `process`."""
         self._refused[str(process)] = why
+
+    def add_holders(self, holders: list[Process]) -> None:
+        """Tell of those who have the output open and were not among the session's processes."""
+        left = (self.report or {}).get("left")
+        assert isinstance(left, list)
+        told = " ".join(left)
+        left += [f"{process}: has the output open" for process in holders if str(process) not in told]
+
+
+def _named(names: list[str]) -> list[str]:
+    more = len(names) - MAX_NAMED
+    return [*names[:MAX_NAMED], f"and {more} more"] if more > 0 else names

@@ -1,4 +1,4 @@
-"""The directory of sessions: it starts them, finds them, reads them, and sweeps out old ones. It is the only registry."""
+"""The directory of sessions: starts them, finds them, reads them, sweeps out old ones. It is the only registry."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class SessionStore:
         """Start a session and return its facts; asked again with the same id, return what the first call started.
 
         Args:
-            asked: `id`, `name`; `script` (text) or `argv`, neither for a login shell; and, with sound defaults, `shell`,
-                `tty`, `input`, `cwd`, `env`, `cols`, `rows`, `max_log`, `log_policy`, `ephemeral` (seconds), `owner`,
-                `keep_script`, `free_name` (take the next free name instead of refusing one in use), `title`.
+            asked: `id`, `name`; `script` (text) or `argv`, neither for a login shell; and, with sound defaults,
+                `shell`, `tty`, `input`, `cwd`, `env`, `cols`, `rows`, `max_log`, `log_policy`, `ephemeral` (seconds),
+                `owner`, `keep_script`, `free_name` (take the next free name instead of refusing one in use), `title`.
 
         Raises:
             InvalidRequest: Something makes no sense.
@@ -271,7 +271,7 @@ class SessionStore:
         return (exact or live or named)[-1]
 
     def status(self, session_id: str) -> dict[str, object]:
-        """The session's status as its supervisor says, or its page when there is none any more. Raises SessionNotFound."""
+        """The session's status as its supervisor says it, else as its page does. Raises SessionNotFound."""
         folder = self._path(session_id)
         page = self._page(folder)
         if page["state"] != status.ENDED:

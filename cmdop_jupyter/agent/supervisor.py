@@ -5,17 +5,18 @@ Started by the store with the session's folder, a listening socket and a pipe to
 
 from __future__ import annotations
 
+import _socket  # see control.py
 import errno
 import json
 import os
 import signal
-import socket
 import termios
 import time
 
 from . import status, terminals, tree
 from .control import Connection, Control
-from .errors import InputTooLong, InvalidRequest, SessionOver
+from .errors import InvalidRequest, SessionOver
+from .keyboard import Keyboard
 from .log import LogWriter
 from .poll import IN, OUT, Loop
 from .stopping import LOOK_EVERY, Stopping
@@ -27,17 +28,16 @@ if TYPE_CHECKING:
     from .control import Handler
 
 READ_SIZE = 64 * 1024  # bytes; a terminal gives about 4 KiB at a time, the default pipe holds this much
-INPUT_AHEAD = 64 * 1024  # bytes of input we hold for a command that does not read
 DISK_RETRY = 1.0  # seconds between two tries while the disk is full
 HOLDER_LOOK = 0.1  # seconds after the exit until we ask who still holds the output
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+MAX_HOLDERS = 20  # of them that are named
 GRACE = 2.0
 
 
 class Supervisor:
     """Runs the session described by `session.json` in `folder` until its log closes."""
 
-    def __init__(self, folder: str, listener: socket.socket) -> None:
+    def __init__(self, folder: str, listener: _socket.socket) -> None:
         with open(os.path.join(folder, "session.json"), encoding="utf-8") as file:
             self.facts = json.load(file)
         self._folder = folder
@@ -48,14 +48,11 @@ class Supervisor:
         self._more: dict[str, object] = {}  # facts of the state that only some states have
         self._seq = 1
         self._output_ms = 0  # when the newest output was read
-        self._reason = ""  # why the log takes nothing
-        self._reading = True
+        self._reason = ""  # why the log takes nothing, and nothing is read
+        self._disk_says = ""
         self._stopping: Stopping | None = None
         self._stop_calls: list[tuple[Connection, dict[str, object]]] = []
-        self._input = bytearray()
-        self._input_ends = False
-        self._line = 0  # bytes of the line that is being typed
-        self._writers: dict[str, int] = {}
+        self._keyboard = Keyboard(self.facts["name"])
         self._writes: list[tuple[Connection, dict[str, object], bytes]] = []  # no room for them yet
         self._kills = tree.oom_kills()
         self._loop = Loop()
@@ -104,9 +101,17 @@ class Supervisor:
         """Serve until the session has ended."""
         self._loop.run()
         self._control.close(patience=1.0)
+        folder, place = self._folder, self.facts["socket"]
+        for path in (place, os.path.join(folder, "supervisor.err")):
+            remove(path)
+        if os.path.dirname(place) != folder:
+            os.rmdir(os.path.dirname(place))
 
     def status(self) -> dict[str, object]:
-        """Everything that may change, as clients are told it."""
+        """Everything that may change, as clients are told it.
+
+        `echo` is whether the input terminal shows what is typed (at a question for a secret it does not); None without.
+        """
         return {
             "state": self._state,
             "seq": self._seq,
@@ -118,6 +123,7 @@ class Supervisor:
             "policy": self._log.policy,
             "clock_ms": self._mono_ms(),
             "wall_ns": time.time_ns(),
+            "echo": self._ends.modes()[1] if self._ends.control >= 0 else None,
             "supervisor": os.getpid(),
             **self._more,
         }
@@ -136,15 +142,18 @@ class Supervisor:
     def _changed(self, **more: object) -> None:
         self._more.update(more)
         self._seq += 1
-        status.write_page(self._page, self.status())
+        try:
+            status.write_page(self._page, self.status())
+        except OSError:  # a file system that needs room even for this; who is connected is told all the same
+            pass
         self._control.publish(self._seq, self._log.end)
 
     # -- output
 
     def _watch_readers(self) -> None:
         for channel, fd in self._ends.readers.items():
-            events = IN if self._reading else 0
-            if self._input and fd == self._ends.writer:
+            events = 0 if self._reason else IN
+            if self._keyboard.unread and fd == self._ends.writer:
                 events |= OUT
             self._loop.watch(fd, events, self._on_ready_of(channel))
 
@@ -154,16 +163,16 @@ class Supervisor:
     def _on_ready(self, channel: str, happened: int) -> None:
         if happened & OUT:
             self._type()
-        if self._reading and happened & ~OUT:
+        if not happened & ~OUT or channel not in self._ends.readers:
+            return
+        if not self._reason:
             self._read(channel)
-        elif happened & ~(IN | OUT) and not self._reading:
+        elif happened & ~(IN | OUT):
             # Hung up while we cannot log: poll would say so for ever.
             self._loop.unwatch(self._ends.readers[channel])
 
     def _read(self, channel: str) -> None:
-        fd = self._ends.readers.get(channel)
-        if fd is None:
-            return
+        fd = self._ends.readers[channel]
         room = self._log.room
         want = READ_SIZE if room is None else min(READ_SIZE, room)
         parts, size, closed = [], 0, False
@@ -185,49 +194,47 @@ class Supervisor:
             try:
                 self._log.append(channel, data, time.time_ns(), self._output_ms)
             except OSError as error:
-                self._hold_for_disk(error)
+                self._wait_for_disk(error)
             self._control.publish(self._seq, self._log.end)
             if self._log.room == 0:
-                self._hold(f"the log is full ({self._log.limit} bytes): raise its limit, or stop it")
+                self._settle()
         if closed:
             self._loop.unwatch(fd)
             self._ends.close(channel)
+            self._serve_writes()
             self._maybe_end()
 
-    def _hold_for_disk(self, error: OSError) -> None:
-        if error.errno not in FULL_DISK:
+    def _wait_for_disk(self, error: OSError) -> None:
+        if error.errno in (errno.ENOENT, errno.EBADF):  # not full but gone, and this session with it
             raise error
-        self._hold(f"the log cannot be written: {os.strerror(error.errno)}")
+        self._disk_says = os.strerror(error.errno or errno.EIO)
         self._loop.after("disk", DISK_RETRY, self._retry_disk)
+        self._settle()
 
     def _retry_disk(self) -> None:
         try:
             self._log.retry()
         except OSError as error:
-            self._hold_for_disk(error)
+            self._wait_for_disk(error)
             return
         self._control.publish(self._seq, self._log.end)
-        self._release()
+        self._settle()
 
-    def _hold(self, reason: str) -> None:
-        if self._reason == reason:
+    def _settle(self) -> None:
+        """Read on while the log takes what is read; else hold the command, and say why."""
+        reason = ""
+        if self._log.waiting:
+            reason = f"the log cannot be written: {self._disk_says}"
+        elif self._log.room == 0:
+            reason = f"the log is full ({self._log.limit} bytes): raise its limit, or stop it"
+        if reason == self._reason:
             return
-        self._reason, self._reading = reason, False
+        self._reason = reason
         self._watch_readers()
-        if self._state == status.RUNNING:
-            self._move(status.HELD, held=reason)
+        if self._state in (status.RUNNING, status.HELD):
+            self._move(status.HELD if reason else status.RUNNING, held=reason)
         else:
             self._changed(held=reason)
-
-    def _release(self) -> None:
-        if not self._reason or self._log.blocked or self._log.room == 0:
-            return
-        self._reason, self._reading = "", True
-        self._watch_readers()
-        if self._state == status.HELD:
-            self._move(status.RUNNING, held="")
-        else:
-            self._changed(held="")
         self._maybe_end()
 
     # -- the command's end
@@ -244,20 +251,21 @@ class Supervisor:
 
     def _on_exit(self, result: int) -> None:
         code = os.waitstatus_to_exitcode(result)
-        exit_facts: dict[str, object] = {"code": code} if code >= 0 else {"signal": tree.signal_name(-code)}
-        if (code == -signal.SIGKILL and self._stopping is None) or code == 128 + signal.SIGKILL:
-            exit_facts["oom"] = tree.oom_kills() > self._kills
-        self._move(status.EXITED, exit=exit_facts, exited_ns=time.time_ns(), exited_ms=self._mono_ms())
+        facts = exit_facts(code, stopped=self._stopping is not None, kills=tree.oom_kills() - self._kills)
+        self._move(status.EXITED, exit=facts, exited_ns=time.time_ns(), exited_ms=self._mono_ms())
         self._ends.release()
+        self._serve_writes()
         if not self._maybe_end():
             self._loop.after("holders", HOLDER_LOOK, self._look_for_holders)
 
     def _look_for_holders(self) -> None:
         if self._state == status.EXITED:
-            self._changed(held_by=[str(process) for process in tree.holders(self._ends.paths, os.getpid())])
+            names = [str(process) for process in tree.holders(self._ends.paths, os.getpid())]
+            more = len(names) - MAX_HOLDERS
+            self._changed(held_by=[*names[:MAX_HOLDERS], f"{more} more"] if more > 0 else names)
 
     def _maybe_end(self) -> bool:
-        if self._state != status.EXITED or self._ends.readers or self._log.blocked or self._stopping is not None:
+        if self._state != status.EXITED or self._ends.readers or self._log.waiting or self._stopping is not None:
             return False
         self._end()
         return True
@@ -266,15 +274,19 @@ class Supervisor:
         if not self.facts.get("keep_script"):
             remove(os.path.join(self._folder, "script"))
         self._log.close()
-        self._fail_writes()
-        self._move(status.ENDED, ended_ns=time.time_ns(), held_by=[])
+        lost = self._log.waiting
+        held = f"{lost} bytes of output are lost: {self._disk_says}" if lost else ""
+        self._move(status.ENDED, ended_ns=time.time_ns(), held_by=[], held=held)
         self._loop.stop()
 
     # -- stopping
 
     def _on_stop(self, connection: Connection, header: dict[str, object], _: bytes) -> None:
+        grace = GRACE if header.get("grace") is None else float(str(header["grace"]))
+        if not grace >= 0:
+            raise InvalidRequest(f"a grace is seconds, not {grace}")
         self._stop_calls.append((connection, header))
-        self._begin_stop(float(str(header.get("grace") or GRACE)))
+        self._begin_stop(grace)
 
     def _begin_stop(self, grace: float = GRACE) -> None:
         if self._stopping is None:
@@ -293,31 +305,33 @@ class Supervisor:
         if stopping.report is None:
             self._loop.after("stop", LOOK_EVERY, self._step_stop)
             return
-        self._stopping = None
-        self._loop.cancel("stop")
-        self._more["stopped"] = stopping.report
-        self._more["stopping"] = False
         if self._state in (status.RUNNING, status.HELD):  # KILL did not reach it, or it is about to be reaped
             pid, result = os.waitpid(self._ends.pid, os.WNOHANG)
             if pid:
                 self._on_exit(result)
+        self._stopping = None
+        self._loop.cancel("stop")
+        self._more["stopped"] = stopping.report
+        self._more["stopping"] = False
+        if self._state == status.EXITED:
+            self._drain()
+            if self._ends.readers:
+                stopping.add_holders(tree.holders(self._ends.paths, os.getpid()))
         for connection, header in self._stop_calls:
             self._control.answer(connection, header, {**self.status(), "report": stopping.report})
         self._stop_calls.clear()
         if self._state == status.EXITED:
-            self._drain()
             self._end()
-        elif self._state != status.ENDED:
+        else:
             self._changed()
 
     def _send_stop_signal(self, stopping: Stopping, name: str, alive: list[tree.Process]) -> None:
         reached = 0
-        if name == "INT" and self._ends.modes()[2]:
+        if name == "INT":
             # ^C on the terminal, as a person would: one INT for its foreground group, and only one (a second one makes
             # some programs give up without saving).
-            reached = self._ends.foreground()
-            self._input.clear()
-            os.write(self._ends.control, self._ends.control_character(termios.VINTR))
+            self._keyboard.clear()
+            reached = self._ends.interrupt()
         for process in alive:
             if not reached or process.group != reached:
                 why = tree.send(process, tree.signal_number(name))
@@ -332,7 +346,7 @@ class Supervisor:
         """Log what the ends still hold, whoever keeps them open."""
         for channel in list(self._ends.readers):
             before = -1
-            while channel in self._ends.readers and self._log.end != before and self._reading:
+            while channel in self._ends.readers and self._log.end != before and not self._reason:
                 before = self._log.end
                 self._read(channel)
 
@@ -343,75 +357,54 @@ class Supervisor:
             raise SessionOver(self.facts["name"], self._state)
 
     def _on_write(self, connection: Connection, header: dict[str, object], body: bytes) -> object:
-        self._refuse_when_over()
-        if len(self._input) >= INPUT_AHEAD:
-            self._writes.append((connection, header, body))
-            return None
-        writer, offset = str(header["writer"]), int(str(header["offset"]))
-        accepted = self._writers.get(writer, 0)
-        if offset > accepted:
-            raise InvalidRequest(f"input from {offset} on came before {accepted} to {offset}")
-        fresh = body[accepted - offset :]
-        if not fresh and not header.get("eof"):
-            return {"accepted": accepted}
-        if self._ends.writer < 0 or self._input_ends:
-            raise SessionOver(self.facts["name"], "without input (--no-input, or its input was closed)")
-        if self._ends.modes()[0]:
-            self._check_lines(fresh)
-        self._input += fresh
-        self._writers[writer] = accepted + len(fresh)
-        if header.get("eof"):
-            if self._ends.control >= 0:
-                self._input += self._ends.control_character(termios.VEOF)
-            else:
-                self._input_ends = True
-        self._type()
-        return {"accepted": self._writers[writer]}
+        writer, offset, eof = str(header["writer"]), int(str(header["offset"])), bool(header.get("eof"))
+        accepted = self._keyboard.repeats(writer, offset, body, eof=eof)
+        if accepted is None:
+            self._refuse_when_over()
+            if self._ends.writer < 0:
+                raise SessionOver(self.facts["name"], "without input (--no-input, or nobody reads it any more)")
+            if self._keyboard.full:
+                self._writes.append((connection, header, body))
+                return None
+            end_key = self._ends.control_character(termios.VEOF) if self._ends.control >= 0 else b""
+            canonical = self._ends.modes()[0]
+            accepted = self._keyboard.accept(writer, offset, body, eof=eof, canonical=canonical, end_key=end_key)
+            self._watch_writer()
+        return {"accepted": accepted}
 
-    def _check_lines(self, data: bytes) -> None:
-        """Raise if the terminal would cut a line of `data` (they end by newline, return or ^D here)."""
-        lines = data.replace(b"\r", b"\n").replace(b"\x04", b"\n").split(b"\n")
-        first = self._line + len(lines[0])
-        longest = max([first, *map(len, lines[1:])])
-        if longest > terminals.CANONICAL_LINE:
-            raise InputTooLong(self.facts["name"], longest)
-        self._line = first if len(lines) == 1 else len(lines[-1])
+    def _watch_writer(self) -> None:
+        ends = self._ends
+        if ends.writer in ends.readers.values():
+            self._watch_readers()
+        elif ends.writer >= 0 and (self._keyboard.unread or self._keyboard.closing):
+            self._loop.watch(ends.writer, OUT, lambda _: self._type())
+        elif ends.writer >= 0:
+            self._loop.unwatch(ends.writer)
 
     def _type(self) -> None:
-        ends = self._ends
+        unread = self._keyboard.unread
         try:
-            while self._input and ends.writer >= 0:
-                written = os.write(ends.writer, self._input[:4096])
-                del self._input[:written]
+            while unread:
+                del unread[: os.write(self._ends.writer, unread[:READ_SIZE])]
         except BlockingIOError:
             pass
         except OSError:  # nobody reads any more
-            self._input.clear()
-            self._forget_writer()
-        if self._input_ends and not self._input:
-            self._forget_writer()
-        if ends.writer in ends.readers.values():
-            self._watch_readers()
-        elif ends.writer >= 0:
-            if self._input:
-                self._loop.watch(ends.writer, OUT, lambda _: self._type())
-            else:
-                self._loop.unwatch(ends.writer)
-        while self._writes and len(self._input) < INPUT_AHEAD:
-            self._serve_write()
+            unread.clear()
+            self._close_writer()
+        if self._keyboard.closing and not unread:
+            self._close_writer()
+        self._serve_writes()
+        self._watch_writer()
 
-    def _serve_write(self) -> None:
-        connection, header, body = self._writes.pop(0)
-        self._control.handle(connection, header, body)
-
-    def _forget_writer(self) -> None:
+    def _close_writer(self) -> None:
         if self._ends.writer >= 0 and self._ends.writer not in self._ends.readers.values():
             self._loop.unwatch(self._ends.writer)
         self._ends.close_writer()
 
-    def _fail_writes(self) -> None:
-        while self._writes:
-            self._serve_write()
+    def _serve_writes(self) -> None:
+        """Do the writes that had to wait, as far as there is room; all of them, to refuse them, when it is over."""
+        while self._writes and not (self._keyboard.full and self._ends.writer >= 0 and self._state != status.EXITED):
+            self._control.serve(*self._writes.pop(0))
 
     def _on_resize(self, _: Connection, header: dict[str, object], body: bytes) -> object:
         self._refuse_when_over()
@@ -432,7 +425,7 @@ class Supervisor:
 
     def _on_limit(self, _: Connection, header: dict[str, object], body: bytes) -> object:
         self._log.set_limit(int(str(header["limit"])), str(header.get("policy") or self._log.policy))
-        self._release()
+        self._settle()
         self._changed()
         return self.status()
 
@@ -443,10 +436,23 @@ class Supervisor:
         return self.status()
 
     def _on_gone(self, connection: Connection) -> None:
-        owner = self.facts.get("owner")
-        if self.facts.get("ephemeral") and connection.owner == owner:
-            if not any(other.owner == owner for other in self._control.connections):
-                self._loop.after("ephemeral", self.facts["ephemeral"], self._begin_stop)
+        owners = {self.facts.get("owner")}.intersection(other.owner for other in self._control.connections)
+        if self.facts.get("ephemeral") and connection.owner == self.facts.get("owner") and not owners:
+            self._loop.after("ephemeral", self.facts["ephemeral"], self._begin_stop)
+
+
+def exit_facts(code: int, *, stopped: bool, kills: int) -> dict[str, object]:
+    """How the command ended, for its status.
+
+    Args:
+        code: What it returned, or minus the signal that ended it.
+        stopped: Whether we sent it signals.
+        kills: What the out-of-memory killer took of our control group meanwhile.
+    """
+    facts: dict[str, object] = {"code": code} if code >= 0 else {"signal": tree.signal_name(-code)}
+    if not stopped and code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # the second is how a shell says it
+        facts["oom"] = kills > 0
+    return facts
 
 
 def remove(path: str) -> None:
@@ -463,7 +469,8 @@ def main(folder: str, listener_fd: int, ready_fd: int) -> None:
         os._exit(0)  # nobody has to wait for us
     os.setsid()
     os.chdir("/")
-    listener = socket.socket(fileno=listener_fd)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the thread that started us may block some
+    listener = _socket.socket(fileno=listener_fd)
     os.set_inheritable(listener_fd, False)
     os.set_inheritable(ready_fd, False)
     supervisor = Supervisor(folder, listener)

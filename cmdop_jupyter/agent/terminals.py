@@ -11,9 +11,6 @@ import termios
 
 MODES = ("split", "full", "none")
 COLUMNS, ROWS = 120, 40
-CANONICAL_LINE = (
-    4095  # bytes a terminal in canonical mode takes in one line; termios(3), MAX_CANON here 4096 with the end
-)
 _OFLAG, _LFLAG, _CC = 1, 3, 6
 
 
@@ -89,6 +86,22 @@ class Ends:
         """The character the input terminal takes for `which` (`termios.VINTR`, `VEOF`)."""
         character = termios.tcgetattr(self.control)[_CC][which]
         return character if isinstance(character, bytes) else bytes([character])
+
+    def interrupt(self) -> int:
+        """Press ^C, ahead of what was typed and not read; return the process group that it reaches, 0 for none."""
+        group = self.foreground()
+        if not group or not self.modes()[2]:
+            return 0
+        try:
+            key = self.control_character(termios.VINTR)
+            if key == b"\0":  # switched off
+                return 0
+            if self._kept >= 0:  # a key behind a full line of unread input would wait there
+                termios.tcflush(self._kept, termios.TCIFLUSH)
+            os.write(self.control, key)
+        except (OSError, termios.error):
+            return 0
+        return group
 
 
 def start(
@@ -191,7 +204,7 @@ def _widen(pipe: int) -> None:
 
 
 def _spawn(argv: list[str], env: dict[str, str], cwd: str, files: tuple[int, int, int], terminal: int) -> int:
-    """Fork and run; the child is the leader of its own process group, in the foreground of `terminal` if there is one."""
+    """Fork and run; the child leads a process group of its own, in the foreground of `terminal` if there is one."""
     said, saying = os.pipe()  # both close on exec: an end without a word means that the command runs
     pid = os.fork()
     if pid == 0:
@@ -202,16 +215,12 @@ def _spawn(argv: list[str], env: dict[str, str], cwd: str, files: tuple[int, int
             for number, fd in enumerate([os.dup(fd) for fd in files]):
                 os.dup2(fd, number)
             os.chdir(cwd)
-            for signum in (
-                signal.SIGHUP,
-                signal.SIGINT,
-                signal.SIGTTOU,
-                signal.SIGPIPE,
-                signal.SIGCHLD,
-                signal.SIGTERM,
-            ):
-                signal.signal(signum, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
+            for signum in range(1, signal.NSIG):  # also what the notebook ignores, as after `nohup`
+                try:
+                    signal.signal(signum, signal.SIG_DFL)
+                except (OSError, ValueError):  # KILL, STOP, and two that libc keeps to itself
+                    pass
             os.execvpe(argv[0], argv, env)
         except Exception as error:  # whatever it is, the parent must hear of it
             number = getattr(error, "errno", 0) or 0

@@ -46,16 +46,19 @@ def _read_stat(pid: int) -> Process | None:
 
 
 def _ask_ps() -> dict[int, Process]:
+    import subprocess  # slow to import, and only needed where there is no /proc
+
+    columns = "pid=,ppid=,pgid=,sess=,stat=,lstart=,comm="
+    with subprocess.Popen(["ps", "-axo", columns], stdout=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}) as asked:
+        lines = asked.communicate()[0].decode("utf-8", "replace").splitlines()
     found = {}
-    with os.popen("ps -axo pid=,ppid=,pgid=,sess=,stat=,lstart=,comm=") as out:
-        for line in out:
-            fields = line.split(None, 10)
-            pid, parent, group = (int(field) for field in fields[:3])
-            session = int(fields[3]) if fields[3].isdigit() else 0
-            started = " ".join(fields[5:10])
-            found[pid] = Process(
-                pid, parent, group, session, fields[4][:1], os.path.basename(fields[10].strip()), started
-            )
+    for line in lines:
+        fields = line.split(None, 10)
+        pid, parent, group = (int(field) for field in fields[:3])
+        session = int(fields[3]) if fields[3].isdigit() else 0
+        name = os.path.basename(fields[10].strip()) if len(fields) > 10 else "?"
+        if pid != asked.pid:
+            found[pid] = Process(pid, parent, group, session, fields[4][:1], name, " ".join(fields[5:10]))
     return found
 
 
@@ -79,15 +82,15 @@ def members(session_id: str, leader: int = 0, spare: int = 0) -> dict[int, Proce
     children: dict[int, list[int]] = {}
     for process in everyone.values():
         children.setdefault(process.parent, []).append(process.pid)
-    ours = {pid for pid, process in everyone.items() if leader and process.session == leader}
-    found = ours | {pid for pid in everyone if _is_marked(pid, session_id)}
-    found -= {spare, os.getpid()}
-    heap = list(found)
+    found = {pid for pid, process in everyone.items() if leader and process.session == leader}
+    found |= {pid for pid in everyone if _is_marked(pid, session_id)}
+    heap = [*found, leader] if leader else [*found]
     while heap:
         for child in children.get(heap.pop(), ()):
             if child not in found:
                 found.add(child)
                 heap.append(child)
+    found -= {spare, os.getpid()}
     return {pid: everyone[pid] for pid in found if everyone[pid].state not in "ZX"}
 
 
@@ -134,31 +137,35 @@ def holders(paths: set[str], spare: int) -> list[Process]:
     return found
 
 
-def oom_kills() -> int:
-    """How often the out-of-memory killer struck so far, in our control group or on this system."""
-    counts = []
-    for path in _memory_event_files():
+def oom_kills(groups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup", system: str = "/proc/vmstat") -> int:
+    """How many processes the out-of-memory killer took: of our control group where it counts, else on this system.
+
+    Args:
+        groups, root, system: Where that is told; see cgroups(7).
+    """
+    for path in [*_group_counters(groups, root), system]:
         try:
             with open(path) as file:
                 for line in file:
                     words = line.split()
-                    if words and words[0] == "oom_kill":
-                        counts.append(int(words[1]))
+                    if words[:1] == ["oom_kill"]:
+                        return int(words[1])
         except OSError:
             continue
-    return sum(counts)
+    return 0
 
 
-def _memory_event_files() -> list[str]:
-    files = ["/proc/vmstat"]
+def _group_counters(groups: str, root: str) -> list[str]:
+    files = []
     try:
-        with open("/proc/self/cgroup") as file:
+        with open(groups) as file:
             for line in file:
                 number, controllers, path = line.rstrip("\n").split(":", 2)
                 if number == "0":
-                    files += [f"{root}{path}/memory.events" for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")]
+                    files += [f"{root}{path}/memory.events", f"{root}/unified{path}/memory.events"]
                 elif "memory" in controllers.split(","):
-                    files.append(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+                    # In a container the path may be that of the host, and the group itself is mounted.
+                    files += [f"{root}/memory{path}/memory.oom_control", f"{root}/memory/memory.oom_control"]
     except OSError:
         pass
     return files

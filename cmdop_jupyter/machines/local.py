@@ -1,0 +1,266 @@
+"""This machine: the store in this process, a connection to each supervisor, reads straight from the log's files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from dataclasses import asdict
+from typing import Any
+
+from ..agent.frames import FrameDecoder, encode
+from ..agent.log import Chunk, LogReader
+from ..agent.status import ENDED, LOST
+from ..agent.store import SessionStore, raise_answer
+from ..errors import CmdopError, SessionOver
+from .base import SessionFacts, StartRequest, Status, StopReport, Tail, read_report
+
+MAX_READERS = 64  # logs that are kept open; each has up to eight descriptors
+
+
+class LocalMachine:
+    """Sessions of this user on this machine. Belongs to the loop it is first used on.
+
+    Args:
+        store: Where they are; by default the user's own.
+    """
+
+    name = "local"
+    link = "up"
+
+    def __init__(self, store: SessionStore | None = None) -> None:
+        self._store = store or SessionStore()
+        self._controls: dict[str, _Control] = {}
+        self._connecting: dict[str, asyncio.Lock] = {}
+        self._readers: dict[str, LogReader] = {}
+        self._owned: dict[str, str] = {}
+        self._over: dict[str, Status] = {}  # of those that have ended: it is final
+
+    def keep_ended(self, seconds: float, max_bytes: int) -> None:
+        """Set how long, and how much of, ended sessions are kept."""
+        self._store.keep_seconds, self._store.keep_bytes = seconds, max_bytes
+
+    async def start(self, request: StartRequest) -> SessionFacts:
+        asked = {**asdict(request), "env": dict(request.env)}
+        facts = await asyncio.to_thread(self._store.start, asked)
+        return self._facts(facts)
+
+    async def sessions(self) -> list[tuple[SessionFacts, Status]]:
+        found = await asyncio.to_thread(self._store.sessions)
+        return [(self._facts(facts), Status.from_answer(facts)) for facts in found]
+
+    async def find(self, wanted: str) -> SessionFacts:
+        return self._facts(await asyncio.to_thread(self._store.find, wanted))
+
+    async def status(self, session_id: str, seen: int | None = None) -> Status:
+        if seen is None:
+            return await self._status(session_id)
+        status = self._newest(session_id) or await self._status(session_id)
+        while status.seq == seen and status.live:
+            status = await self._change(session_id, status, output=False)
+        return status
+
+    async def read(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
+        status = self._newest(session_id) or await self._status(session_id)
+        while status.end <= offset and status.live:
+            status = await self._change(session_id, status, output=True)
+        return self._reader(session_id).read(offset, max_bytes, status.end) if status.end > offset else []
+
+    async def read_nowait(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
+        status = self._newest(session_id)
+        if status is None or status.end < offset + max_bytes:
+            status = await self._status(session_id)
+        return self._reader(session_id).read(offset, max_bytes, status.end)
+
+    async def tail(self, session_id: str, max_bytes: int) -> Tail:
+        status = await self.status(session_id)
+        reader = self._reader(session_id)
+        start = max(status.end - max_bytes, 0)
+        gap_from, gap_to = status.dropped
+        if gap_from <= start < gap_to:
+            start = min(gap_to, status.end)
+        chunks = reader.read(start, max_bytes, status.end) if start < status.end else []
+        return Tail(chunks, reader.newlines_before(chunks[0].offset) if chunks else status.newlines, status)
+
+    async def write(self, session_id: str, writer: str, offset: int, data: bytes, *, eof: bool = False) -> int:
+        header = {"op": "write", "writer": writer, "offset": offset, "eof": eof}
+        return int((await self._ask(session_id, header, data))["accepted"])
+
+    async def resize(self, session_id: str, cols: int, rows: int) -> None:
+        await self._ask(session_id, {"op": "resize", "cols": cols, "rows": rows})
+
+    async def signal(self, session_id: str, name: str) -> None:
+        await self._ask(session_id, {"op": "signal", "signal": name})
+
+    async def stop(self, session_id: str, call: str, grace: float) -> StopReport:
+        status = await self.status(session_id)
+        if status.state == ENDED:
+            return status.stopped or StopReport("", 0.0)
+        if status.state != LOST:
+            with contextlib.suppress(_Gone):
+                answer = await self._ask(session_id, {"op": "stop", "call": call, "grace": grace})
+                return read_report(answer["report"])
+            status = await self.status(session_id)
+        if status.state == ENDED:
+            return status.stopped or StopReport("", 0.0)
+        return read_report(await asyncio.to_thread(self._store.stop_lost, session_id, grace))
+
+    async def limit(self, session_id: str, max_log: int, policy: str | None = None) -> None:
+        await self._ask(session_id, {"op": "limit", "limit": max_log, "policy": policy})
+
+    async def own(self, session_id: str, owner: str) -> None:
+        self._owned[session_id] = owner
+        await self._ask(session_id, {"op": "hello", "owner": owner})
+
+    async def remove(self, session_id: str) -> None:
+        await asyncio.to_thread(self._store.remove, session_id)
+        self._forget(session_id)
+        self._over.pop(session_id, None)
+        if session_id in self._readers:
+            self._readers.pop(session_id).close()
+
+    async def close(self) -> None:
+        for control in list(self._controls.values()):
+            control.close()
+        for reader in self._readers.values():
+            reader.close()
+        self._controls.clear()
+        self._readers.clear()
+
+    # -- the parts
+
+    def _facts(self, facts: dict[str, Any]) -> SessionFacts:
+        return SessionFacts.from_answer(facts, self._store.log_folder(facts["id"]))
+
+    def _reader(self, session_id: str) -> LogReader:
+        if session_id not in self._readers:
+            while len(self._readers) >= MAX_READERS:
+                self._readers.pop(next(iter(self._readers))).close()
+            self._readers[session_id] = self._store.reader(session_id)
+        return self._readers[session_id]
+
+    def _forget(self, session_id: str) -> None:
+        if session_id in self._controls:
+            self._controls.pop(session_id).close()
+        self._owned.pop(session_id, None)
+        self._connecting.pop(session_id, None)
+
+    def _newest(self, session_id: str) -> Status | None:
+        """The last status we heard of, if a change of it would reach us."""
+        if session_id in self._over:
+            return self._over[session_id]
+        control = self._controls.get(session_id)
+        return control.newest if control is not None and not control.gone else None
+
+    async def _status(self, session_id: str) -> Status:
+        if session_id in self._over:
+            return self._over[session_id]
+        with contextlib.suppress(_Gone):
+            control = await self._control(session_id)
+            return control.hear(await control.ask({"op": "status"}))
+        status = Status.from_answer(await asyncio.to_thread(self._store.status, session_id))
+        if not status.live:  # else its supervisor dropped us, yet lives: the next call dials again
+            self._over[session_id] = status
+            self._forget(session_id)
+        return status
+
+    async def _change(self, session_id: str, known: Status, *, output: bool) -> Status:
+        """Wait until the session's state (with `output`: or the end of its log) is not as in `known`."""
+        with contextlib.suppress(_Gone):
+            return await (await self._control(session_id)).change(known, output)
+        return await self._status(session_id)
+
+    async def _ask(self, session_id: str, header: dict[str, object], body: bytes = b"") -> dict[str, Any]:
+        try:
+            return await (await self._control(session_id)).ask(header, body)
+        except _Gone:
+            status = await self.status(session_id)
+            if header["op"] == "stop":
+                raise
+            facts = self._store.facts(session_id)
+            raise SessionOver(str(facts["name"]), status.state) from None
+
+    async def _control(self, session_id: str) -> _Control:
+        async with self._connecting.setdefault(session_id, asyncio.Lock()):
+            control = self._controls.get(session_id)
+            if control is None or control.gone:
+                try:
+                    sock = self._store.connect(session_id)
+                except OSError as error:
+                    raise _Gone(str(error)) from None
+                sock.setblocking(False)
+                _, control = await asyncio.get_running_loop().create_unix_connection(_Control, sock=sock)
+                self._controls[session_id] = control
+                if session_id in self._owned:
+                    await control.ask({"op": "hello", "owner": self._owned[session_id]})
+            return control
+
+
+class _Gone(CmdopError, ConnectionError):
+    """The supervisor is not there."""
+
+
+class _Control(asyncio.Protocol):
+    """One connection to a supervisor, shared by all calls on its session."""
+
+    def __init__(self) -> None:
+        self.newest: Status | None = None
+        self.gone = False
+        self._decoder = FrameDecoder()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[object, asyncio.Future[dict[str, Any]]] = {}
+        self._transport: asyncio.Transport | None = None
+        self._changes: dict[bool, asyncio.Future[None]] = {}  # requests under way: for output too, or not
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for header, _ in self._decoder.feed(data):
+            future = self._waiting.pop(header.pop("id"), None)
+            if future is not None and not future.done():
+                future.set_result(header)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.gone = True
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(_Gone("the supervisor went away"))
+        self._waiting.clear()
+
+    async def ask(self, header: dict[str, object], body: bytes = b"") -> dict[str, Any]:
+        if self.gone or self._transport is None:
+            raise _Gone("the supervisor went away")
+        number = next(self._numbers)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        self._transport.write(encode({**header, "id": number}, body))
+        try:
+            return raise_answer(await future)
+        finally:
+            self._waiting.pop(number, None)
+
+    def hear(self, answer: dict[str, Any]) -> Status:
+        """Keep a status as the newest."""
+        self.newest = Status.from_answer(answer)
+        return self.newest
+
+    async def change(self, known: Status, output: bool) -> Status:
+        """Wait until the newest status differs from `known`. All who wait for the same share one request."""
+        while self.newest is None or (self.newest.seq == known.seq and (not output or self.newest.end <= known.end)):
+            change = self._changes.get(output)
+            if change is None or change.done():
+                newest = self.newest or known
+                change = asyncio.ensure_future(self._ask_change(newest, output))
+                self._changes[output] = change
+            await asyncio.shield(change)
+        return self.newest
+
+    async def _ask_change(self, known: Status, output: bool) -> None:
+        past = known.end if output else None
+        self.hear(await self.ask({"op": "status", "seen": known.seq, "past": past}))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,27 @@
+"""Everything that knows IPython or widgets; nothing outside imports it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LOADED = "_cmdop_magics"
+
+
+def load(shell: Any) -> None:
+    """Register the magics, put `wait_for`, `wait_all` and `cmdop` into the namespace, tell what still runs."""
+    from .magics import CmdopMagics
+
+    if getattr(shell, _LOADED, None) is not None:
+        return
+    magics = CmdopMagics(shell)
+    shell.register_magics(magics)
+    setattr(shell, _LOADED, magics)
+    magics.begin()
+
+
+def unload(shell: Any) -> None:
+    """Take the magics out again; sessions go on."""
+    magics = getattr(shell, _LOADED, None)
+    if magics is not None:
+        magics.end()
+        setattr(shell, _LOADED, None)

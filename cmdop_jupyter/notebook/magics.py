@@ -1,0 +1,274 @@
+"""`%%cmdop` and `%cmdop`: parses, calls once, shows."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import keyword
+import uuid
+from collections.abc import Hashable
+from typing import Any
+
+import traitlets
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+
+from .. import stream as stream_module
+from ..client import machine, new_id, start
+from ..errors import CommandFailed, InvalidRequest, NameInUse, SessionEnded, StillRunning
+from ..machines.base import Machine, StartRequest
+from ..runtime import Pending, runtime
+from ..stream import Stream, set_current_cell, set_wait_hook, streams
+from ..wait import wait_all, wait_for
+from ..waiting import LAST_BYTES, last_words
+from . import completion
+from .options import CellOptions, Defaults, read_cell, read_size
+from .tables import Bundle, Note, Table
+from .verbs import Verbs, find
+from .views import Views, make_views
+
+DAY = 24 * 3600.0
+
+
+@magics_class
+class CmdopMagics(Magics):
+    """`%config CmdopMagics` shows what can be set for all cells; an option of a cell wins."""
+
+    if_running = traitlets.Enum(
+        ("error", "attach", "replace"),
+        "error",
+        help="What a cell does when a session of its --name is running. 'attach' takes it if it is the same command "
+        "with the same options; 'replace' stops it first. Either makes Restart & Run All work.",
+    ).tag(config=True)
+    view = traitlets.Enum(("output", "none"), "output", help="What a cell shows: its live output, or one line.").tag(
+        config=True
+    )
+    tail = traitlets.Int(40, min=1, max=200, help="Lines of the newest output that a view shows.").tag(config=True)
+    tty = traitlets.Enum(
+        ("split", "full", "none"),
+        "split",
+        help="'split': terminals for stdout, stderr and input, kept apart; 'full': one terminal; 'none': pipes.",
+    ).tag(config=True)
+    shell_command = traitlets.Unicode("", help="The shell of cells; empty: bash where there is one, else sh.").tag(
+        config=True
+    )
+    max_log = traitlets.Unicode(
+        "2Gi", help="Output that is kept of a session; '500M,hold' makes the command wait there."
+    ).tag(config=True)
+    keep_days = traitlets.Float(14.0, min=0.0, help="Days after which ended sessions are swept out.").tag(config=True)
+    keep_bytes = traitlets.Unicode("10Gi", help="Size of all sessions above which the oldest ended go.").tag(
+        config=True
+    )
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self._shell = shell
+        self._owner = uuid.uuid4().hex
+        self._views: Views = make_views(shell)
+        self._verbs = Verbs(self._show, self._bind, self._views.keep, self._views.settle)
+        self._given: dict[str, object] = {}
+
+    # -- life
+
+    def begin(self) -> None:
+        """Fill the namespace, follow cells, and tell which sessions of earlier kernels still run."""
+        set_current_cell(self._current_cell)
+        set_wait_hook(self._views.waiting)
+        completion.install(self._shell, self._verbs)
+        taken = []
+        for name, value in (("wait_for", wait_for), ("wait_all", wait_all), ("cmdop", streams)):
+            held = self._shell.user_ns.get(name, value)
+            if held is value or getattr(held, "__module__", "").startswith("cmdop_jupyter"):
+                self._shell.user_ns[name] = self._given[name] = value
+            else:
+                taken.append(name)
+        words = []
+        if taken:
+            words.append(
+                f"{', '.join(taken)}: taken by a variable of yours, so not replaced (import it from cmdop_jupyter)"
+            )
+        running = [facts for facts, status in runtime().wait(machine().sessions()) if status.live]
+        if running:
+            names = ", ".join(facts.name for facts in running)
+            words.append(f"still running: {names}; `%cmdop attach NAME` brings one back")
+        if words:
+            self._views.say("cmdop_jupyter: " + ". ".join(words))
+
+    def end(self) -> None:
+        """Take back what `begin` did."""
+        set_current_cell(stream_module.no_cell)
+        set_wait_hook(None)
+        for name, value in self._given.items():
+            if self._shell.user_ns.get(name) is value:
+                del self._shell.user_ns[name]
+        for kind in ("line", "cell"):
+            self._shell.magics_manager.magics[kind].pop("cmdop", None)
+
+    @traitlets.observe("keep_days", "keep_bytes", "max_log")
+    def _check_sizes(self, change: dict[str, Any]) -> None:
+        if change["name"] != "keep_days":
+            read_size(str(change["new"]).partition(",")[0])
+
+    # -- the magic
+
+    @no_var_expand
+    @line_cell_magic
+    def cmdop(self, line: str, cell: str | None = None) -> object:
+        r"""Run a command as a session that outlives this kernel; its output lives on in the cell that started it.
+
+            %%cmdop [machine] [options]
+            the text of a script, passed on untouched: $, {} and backslashes included
+
+        The cell returns at once. Later cells go on when the output says so:
+
+            ready = await wait_for(r"listening on port (\d+)", "api", timeout=60)
+
+        No machine means this one. The script is run by bash (or sh), or by its `#!` line.
+
+        What it is called, and what happens to a namesake
+            --name api, -n api    also binds the variable `api` to the stream. Without it one is made from the command.
+            --if-running HOW      when a session of that name runs: `error` (tell), `attach` (take it, if it is the same
+                                  command), `replace` (stop it, then start); `--replace` for short.
+
+        How it runs
+            --tty split           (default) terminals for stdout, stderr and input: kept apart, unbuffered, coloured.
+            --tty full | none     one terminal, for full-screen programs | pipes.
+            --no-input            nobody can type: stdin is /dev/null.
+            --shell zsh           another shell or interpreter.
+            --cwd DIR             where it runs; by default where the notebook is.
+            -e X, -e K=V          hand over the notebook's variable X (str, int, float, Path), else the
+                                  environment's; or set K. Values are stored nowhere.
+
+        Waiting in the cell
+            --wait                until it has exited; an exit that is not 0 raises, unless --no-raise.
+            --until REGEX         until a line matches; gives the match. --fail REGEX: a line that is an error.
+            --timeout 90s         limits the waiting, never the command.
+
+        What is shown and kept
+            --view output | none  the live output | one line.
+            --tail N              lines of it, 1 to 200 (40).
+            --max-log SIZE        what is kept of its output, `500M`, `2Gi` (default): then the oldest goes.
+                                  `SIZE,hold`: then the command waits until `%cmdop limit NAME SIZE` raises it.
+            --ephemeral[=SECONDS] end it when this kernel has been gone for 60 s, or SECONDS.
+            --keep-script         leave the script on disk when the session ends.
+            --dry-run             tell what would be run, and run nothing.
+
+        `%cmdop help` lists the verbs for sessions: ps, attach, tail, send, signal, stop, wait, limit, keep, rm, doctor.
+        Defaults for all cells: `%config CmdopMagics`.
+        """
+        if cell is None:
+            return self._verbs.run(line)
+        defaults = Defaults(
+            if_running=self.if_running,
+            view=self.view,
+            tail=self.tail,
+            shell=self.shell_command,
+            tty=self.tty,
+            max_log=self.max_log,
+            owner=self._owner,
+        )
+        return self._run_cell(read_cell(line, cell, new_id(), self._shell.user_ns, defaults))
+
+    def _run_cell(self, options: CellOptions) -> object:
+        where = machine(options.machine)
+        if options.named:
+            self._check_name(options.request.name)
+        if options.dry_run:
+            return dry_run(options)
+        machine().keep_ended(self.keep_days * DAY, read_size(self.keep_bytes))
+        stream = self._start(where, options)
+        if options.named:
+            self._bind(stream)
+        if options.view == "output":
+            self._show(stream, options.tail)
+        else:
+            self._views.say(repr(stream))
+        if options.until:
+            patterns = {"fail": options.fail, "timeout": options.timeout, "start": "begin"}
+            return stream.wait_for(options.until, **patterns).result()  # type: ignore[arg-type]
+        if options.wait:
+            self._wait(stream, options)
+        return None
+
+    def _start(self, where: Machine, options: CellOptions) -> Stream:
+        request = options.request
+        try:
+            return start(where, request).result()
+        except NameInUse as clash:
+            if options.if_running == "error":
+                raise
+            held = Stream(where).attach(clash.session_id, "begin").result()
+            if options.if_running == "attach":
+                if held.facts.digest != request.digest:
+                    raise InvalidRequest(
+                        f"{request.name} is running with another command or other options, so this cell did not "
+                        f"attach to it; `--replace` stops it first, `%cmdop attach {request.name}` shows it"
+                    ) from None
+                return held
+            held.stop().result()
+            return start(where, dataclasses.replace(request, id=new_id())).result()
+
+    def _wait(self, stream: Stream, options: CellOptions) -> None:
+        """Block until the command has exited, or a line says that it failed."""
+        what: Pending[Any] = stream.wait_exit(timeout=options.timeout)
+        if options.fail:
+            what = stream.wait_for([], fail=options.fail, timeout=options.timeout, start="begin")
+        try:
+            what.result()
+        except SessionEnded:  # it ended without such a line
+            pass
+        except TimeoutError as error:
+            if isinstance(error, StillRunning) or options.timeout is None:
+                raise
+            raise StillRunning(stream.name, options.timeout) from None
+        exit = stream.wait_exit().result()
+        if options.must_succeed and (exit is None or not exit.ok):
+            lines = last_words(runtime().wait(where_of(stream).tail(stream.session_id, LAST_BYTES)).chunks)
+            raise CommandFailed(stream.name, str(exit or "lost"), tuple(line.text[:300] for line in lines))
+
+    # -- names and views
+
+    def _check_name(self, name: str) -> None:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            return
+        held = self._shell.user_ns.get(name, getattr(builtins, name, None))
+        if held is not None and not isinstance(held, Stream):
+            raise InvalidRequest(
+                f"--name {name} would hide {name}, which is a {type(held).__name__} in this notebook; take another name"
+            )
+
+    def _bind(self, stream: Stream) -> None:
+        if stream.name.isidentifier() and not keyword.iskeyword(stream.name):
+            self._check_name(stream.name)
+            self._shell.user_ns[stream.name] = stream
+
+    def _show(self, stream: Stream, tail: int | None = None) -> None:
+        self._views.show(stream, tail or self.tail)
+
+    def _current_cell(self) -> tuple[Hashable, Hashable] | None:
+        return self._views.current_cell()
+
+
+def where_of(stream: Stream) -> Machine:
+    """The machine a stream's session is on."""
+    return stream._machine
+
+
+def dry_run(options: CellOptions) -> Table:
+    """What a cell would start."""
+    request: StartRequest = options.request
+    rows = [
+        ["machine", options.machine],
+        ["name", request.name],
+        ["runs by", request.shell or "its #! line, else bash or sh"],
+        ["in", str(request.cwd)],
+        ["terminal", str(request.tty)],
+        ["input", "yes" if request.input else "no"],
+        ["variables", ", ".join(request.env) or "none"],
+        ["log keeps", f"{request.max_log} bytes, {request.log_policy}"],
+        ["if it runs", options.if_running],
+        ["script", str(request.script)],
+    ]
+    return Table(["nothing was started", ""], rows)
+
+
+__all__ = ["Bundle", "CmdopMagics", "Note", "find"]

@@ -1,0 +1,261 @@
+"""The words behind `%%cmdop`, and the cell below them, as a request: parses and checks, starts nothing."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import InvalidRequest
+from ..machines.base import StartRequest
+
+EPHEMERAL_SECONDS = 60.0
+SIZES = {
+    "": 1,
+    "k": 1000,
+    "m": 1000**2,
+    "g": 1000**3,
+    "t": 1000**4,
+    "ki": 1024,
+    "mi": 1024**2,
+    "gi": 1024**3,
+    "ti": 1024**4,
+}
+_SKIPPED = {
+    "sudo",
+    "env",
+    "exec",
+    "time",
+    "nohup",
+    "nice",
+    "cd",
+    "set",
+    "export",
+    "source",
+    ".",
+    "uv",
+    "run",
+    "python",
+    "python3",
+}
+
+
+class Usage(InvalidRequest):
+    """The line of a magic makes no sense; nothing was started."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that raises instead of leaving, and never guesses an abbreviated option."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, exit_on_error=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise Usage(f"{message}. `{self.prog}?` explains every option")
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse words; raise Usage for what is not known."""
+        try:
+            found, unknown = self.parse_known_args(words)
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+        if unknown:
+            options = [option for action in self._actions for option in action.option_strings]
+            near = [option for option in options if unknown[0].split("=")[0][:4] == option[:4] and len(option) > 2]
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            self.error(f"there is no option {unknown[0]!r} (nothing was passed to a shell){hint}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class CellOptions:
+    """What one `%%cmdop` cell asks for."""
+
+    machine: str
+    request: StartRequest
+    if_running: str
+    named: bool
+    until: str | None
+    fail: str | None
+    timeout: float | None
+    wait: bool
+    view: str
+    tail: int
+    dry_run: bool
+    must_succeed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the options are when the cell does not say; the traits of `CmdopMagics`."""
+
+    if_running: str = "error"
+    view: str = "output"
+    tail: int = 40
+    shell: str = ""
+    tty: str = "split"
+    max_log: str = "2Gi"
+    owner: str = field(default="")
+
+
+def cell_parser() -> Parser:
+    """The parser of `%%cmdop`."""
+    parser = Parser(prog="%%cmdop")
+    add = parser.add_argument
+    add("machine", nargs="?", default="local")
+    add("--name", "-n")
+    add("--tty", choices=("split", "full", "none"))
+    add("--no-input", action="store_true")
+    add("--shell")
+    add("--cwd")
+    add("--env", "-e", action="append", default=[])
+    add("--until")
+    add("--fail")
+    add("--timeout", type=seconds)
+    add("--wait", action="store_true")
+    add("--view", choices=("output", "none"))
+    add("--tail", type=int)
+    add("--ephemeral", type=seconds)
+    add("--if-running", choices=("error", "attach", "replace"))
+    add("--replace", action="store_true")
+    add("--max-log")
+    add("--keep-script", action="store_true")
+    add("--dry-run", action="store_true")
+    add("--no-raise", action="store_true")
+    return parser
+
+
+def read_cell(
+    line: str, body: str, session_id: str, variables: Mapping[str, Any], defaults: Defaults, interactive: bool = True
+) -> CellOptions:
+    """Read the line and the body of a cell.
+
+    Args:
+        variables: The notebook's namespace, for `-e X`.
+        interactive: Somebody is there who could type.
+
+    Raises:
+        InvalidRequest: It makes no sense; says what, and what would.
+    """
+    words = ["--ephemeral=" + str(EPHEMERAL_SECONDS) if word == "--ephemeral" else word for word in split(line)]
+    asked = cell_parser().read(words)
+    if not body.strip():
+        raise Usage("the cell has no command below its first line")
+    if asked.timeout is not None and not (asked.wait or asked.until or asked.fail):
+        raise Usage("--timeout limits the waiting, never the command: it goes with --wait or --until")
+    if asked.fail and not asked.until and not asked.wait:
+        raise Usage("--fail goes with --until or --wait; for later cells there is `await wait_for(…, fail=…)`")
+    if asked.replace and asked.if_running not in (None, "replace"):
+        raise Usage(f"--replace and --if-running {asked.if_running} contradict each other")
+    tail = defaults.tail if asked.tail is None else asked.tail
+    if not 1 <= tail <= 200:
+        raise Usage(f"--tail is 1 to 200 lines, got {tail}")
+    max_log, policy = read_limit(asked.max_log or defaults.max_log)
+    env = dict(variable(word, variables) for word in asked.env)
+    tty = asked.tty or defaults.tty
+    cwd = os.path.expanduser(asked.cwd) if asked.cwd else os.getcwd()
+    shell = asked.shell or defaults.shell or None
+    facts = [body, tty, shell, cwd, not asked.no_input, sorted(env), max_log, policy, asked.ephemeral]
+    request = StartRequest(
+        id=session_id,
+        name=asked.name or make_name(body),
+        free_name=asked.name is None,
+        script=body,
+        shell=shell,
+        tty=tty,
+        input=interactive and not asked.no_input,
+        cwd=cwd,
+        env=env,
+        max_log=max_log,
+        log_policy=policy,
+        ephemeral=asked.ephemeral,
+        owner=defaults.owner,
+        keep_script=asked.keep_script,
+        digest=hashlib.sha256(json.dumps(facts).encode("utf-8", "surrogateescape")).hexdigest(),
+    )
+    return CellOptions(
+        machine=asked.machine,
+        request=request,
+        if_running="replace" if asked.replace else asked.if_running or defaults.if_running,
+        named=asked.name is not None,
+        until=asked.until,
+        fail=asked.fail,
+        timeout=asked.timeout,
+        wait=asked.wait,
+        view=asked.view or defaults.view,
+        tail=tail,
+        dry_run=asked.dry_run,
+        must_succeed=not asked.no_raise,
+    )
+
+
+def split(line: str) -> list[str]:
+    """The words of a magic's line; quotes as in a shell, and a backslash in a regular expression is kept."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    lexer.escape = ""
+    try:
+        return list(lexer)
+    except ValueError as error:
+        raise Usage(f"the line cannot be read ({error}): {line}") from None
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `2m`, `1h`, as seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(s|m|h|d|)", text.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 90, 90s, 2m or 1h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def read_size(text: str) -> int:
+    """`500M`, `2Gi`, `65536`, as bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    if not found or found[2] == "i":
+        raise Usage(f"{text!r} is no size; write 500M, 2Gi or a number of bytes")
+    return int(float(found[1]) * SIZES[found[2]])
+
+
+def read_limit(text: str) -> tuple[int, str]:
+    """`2Gi` or `2Gi,hold`: bytes, and what happens there."""
+    size, _, policy = text.partition(",")
+    return read_size(size), policy.strip() or "drop-oldest"
+
+
+def variable(word: str, variables: Mapping[str, Any]) -> tuple[str, str]:
+    """`K=V` as it is; `X` with the value of the notebook's variable X, or of the environment's."""
+    name, equals, value = word.partition("=")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise Usage(f"-e takes X or K=V, and {name!r} cannot be the name of a variable")
+    if equals:
+        return name, value
+    if name in variables:
+        held = variables[name]
+        if isinstance(held, (str, int, float, Path)):
+            return name, str(held)
+        kind = type(held).__name__
+        raise Usage(f"-e {name}: {name} is a {kind} here; only str, int, float and Path can be handed over")
+    if name in os.environ:
+        return name, os.environ[name]
+    raise Usage(f"-e {name}: neither the notebook nor its environment has a variable {name}")
+
+
+def make_name(body: str) -> str:
+    """A name that people recognise, from the first words of a script: `serve` for `./serve.sh --port 0`."""
+    for line in body.splitlines():
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        for word in re.split(r"[\s;|&]+", line.strip()):
+            base = re.sub(r"\.(sh|bash|py|pl|rb|js)$", "", os.path.basename(word))
+            name = re.sub(r"[^A-Za-z0-9_-]+", "", base).lstrip("-_")[:24]
+            if name and base not in _SKIPPED and not word.startswith("-") and "=" not in word:
+                return name
+    return "command"

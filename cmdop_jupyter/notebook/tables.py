@@ -1,0 +1,88 @@
+"""What `%cmdop` verbs return: small objects that read well as text and as HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+from .views.text import shown
+
+CELL = "text-align:left;padding:1px 12px 1px 0;font-family:var(--jp-code-font-family,monospace);vertical-align:top"
+FAILED = "color:var(--jp-error-color1,#c62828)"
+
+
+class Note:
+    """One line."""
+
+    def __init__(self, text: str) -> None:
+        self.text = shown(text)
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="margin:0;white-space:pre-wrap">{html.escape(self.text)}</pre>'
+
+
+class Table:
+    """Rows under headings.
+
+    Attributes:
+        rows: Their cells, as text.
+        objects: What each row is about.
+        bad: Numbers of rows that are shown in red.
+    """
+
+    def __init__(
+        self,
+        headings: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        objects: Sequence[Any] = (),
+        empty: str = "nothing",
+        bad: frozenset[int] = frozenset(),
+        note: str = "",
+    ) -> None:
+        self.headings, self.objects, self.empty, self.bad, self.note = list(headings), list(objects), empty, bad, note
+        self.rows = [[shown(cell) for cell in row] for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.objects[number]
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return self.empty
+        lines = [self.headings, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
+        text = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        ]
+        return "\n".join([*text, *([self.note] if self.note else [])])
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return f"<p>{html.escape(self.empty)}</p>"
+        head = "".join(f'<th style="{CELL}">{html.escape(heading)}</th>' for heading in self.headings)
+        body = ""
+        for number, row in enumerate(self.rows):
+            style = f"{CELL};{FAILED}" if number in self.bad else CELL
+            body += "<tr>" + "".join(f'<td style="{style}">{html.escape(cell)}</td>' for cell in row) + "</tr>"
+        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+
+
+class Bundle:
+    """Something with a ready text and HTML."""
+
+    def __init__(self, data: dict[str, str]) -> None:
+        self.data = data
+
+    def __repr__(self) -> str:
+        return self.data["text/plain"]
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return self.data

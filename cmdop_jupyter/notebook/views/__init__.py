@@ -1,0 +1,48 @@
+"""What people see: widgets and text in a notebook, plain text in a terminal. Which one is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ...stream import Stream, WaitWatch
+
+
+class Views(Protocol):
+    """How streams are shown to the person at this front end."""
+
+    def show(self, stream: Stream, lines: int) -> None:
+        """Show a stream in the current cell."""
+        ...
+
+    def waiting(self, stream: Stream, what: str) -> WaitWatch:
+        """Somebody begins to wait on a stream."""
+        ...
+
+    def keep(self, stream: Stream) -> dict[str, str]:
+        """The text of a stream's output, as it stays in a file."""
+        ...
+
+    def settle(self, stream: Stream) -> None:
+        """Bring what is shown of a stream up to date."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Tell one line."""
+        ...
+
+    def current_cell(self) -> tuple[Hashable, Hashable] | None:
+        """The running cell and this run of it; None when that cannot be known."""
+        ...
+
+
+def make_views(shell: Any) -> Views:
+    """The views for a shell: those of a notebook when it is a kernel's."""
+    if getattr(shell, "kernel", None) is not None:
+        from .page import PageViews
+
+        return PageViews(shell)
+    from .plain import PlainViews
+
+    return PlainViews()

@@ -1,0 +1,62 @@
+"""One frame clock for all views of a kernel: it draws those that have something new, within one budget."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from .frames import FrameBudget
+
+
+class Drawable(Protocol):
+    """What the clock draws."""
+
+    def __hash__(self) -> int: ...
+
+    async def draw(self, max_bytes: int) -> tuple[int, int]:
+        """Bring it up to date; return messages and bytes sent."""
+        ...
+
+
+class FrameClock:
+    """Belongs to the I/O thread."""
+
+    def __init__(self, budget: FrameBudget[Drawable] | None = None) -> None:
+        self._budget = budget or FrameBudget[Drawable]()
+        self._dirty: dict[Drawable, asyncio.Event] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+
+    def dirty(self, view: Drawable) -> None:
+        """`view` has something new to show."""
+        loop = asyncio.get_running_loop()
+        if view not in self._dirty:
+            self._dirty[view] = asyncio.Event()
+            self._budget.mark(view, loop.time())
+            self._wake.set()
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._run())
+
+    async def drawn(self, view: Drawable) -> None:
+        """Wait until `view` is up to date."""
+        event = self._dirty.get(view)
+        if event is not None:
+            await event.wait()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._dirty:
+            for view, max_bytes in self._budget.plan(loop.time()):
+                event = self._dirty.pop(view)
+                try:
+                    messages, sent = await view.draw(max_bytes)
+                finally:
+                    event.set()
+                self._budget.sent(loop.time(), view, sent, messages)
+            due = self._budget.next_due(loop.time())
+            if due is not None:
+                self._wake.clear()
+                try:
+                    await asyncio.wait_for(self._wake.wait(), max(0.001, due - loop.time()))
+                except TimeoutError:
+                    continue

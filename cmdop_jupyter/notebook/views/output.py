@@ -1,0 +1,270 @@
+"""The view of one session in a cell: a widget that shows its tail, and a text that stays in the file.
+
+All of it but the construction runs on the I/O thread, so that output is live while a cell computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+
+from ...agent.log import Chunk
+from ...agent.status import EXITED
+from ...errors import LogDropped
+from ...machines.base import Status
+from ...runtime import runtime
+from .cuts import begins_with_line, last_lines
+from .fold import fold
+from .record import KEPT_LINES, TAIL_BYTES, facts_of, frozen
+from .text import Facts, header_html, one_line, snapshot_bundle, to_html
+
+if TYPE_CHECKING:
+    from ...stream import Stream
+    from .clock import FrameClock
+
+SNAPSHOT_SECONDS = 30.0  # the text is renewed no more often, unless the state changes
+END_SECONDS = 0.5  # how long a wait that is over may be kept for the end of the log
+OVERHEAD = 700  # bytes of a widget message around its content
+
+Publish = Callable[[dict[str, Any], str, bool], None]
+
+
+class OutputView:
+    """Shows `stream` in the cell that runs now.
+
+    Args:
+        publish: Puts a bundle into the page: (bundle, display id, whether it replaces the one there).
+        clock: Gives this view its frames.
+        lines: How many lines of the tail are shown.
+    """
+
+    def __init__(self, stream: Stream, publish: Publish, clock: FrameClock, *, lines: int) -> None:
+        self.stream, self._publish, self._clock, self._lines = stream, publish, clock, lines
+        self._widget_id, self._text_id = uuid.uuid4().hex, uuid.uuid4().hex
+        self._machine = stream._machine
+        self._status = stream._known
+        self._from = 0  # the log offset that Clear moved to
+        self._paused = False
+        self._frozen = False
+        self._drawn_end = -1
+        self._picture = self._head_text = ""
+        self._header_at = self._snapshot_at = 0.0
+        self._snapshot_state: tuple[object, ...] = ()
+        self._follower: asyncio.Task[None] | None = None
+        self._drawing = asyncio.Lock()
+        self._rate = 0.0
+        self._rate_from = (0.0, 0)
+        self._make_widgets()
+
+    def _make_widgets(self) -> None:
+        name = self.stream.name
+        small = {"layout": ipywidgets.Layout(width="auto", height="26px")}
+        self._header = ipywidgets.HTML(header_html(self._facts()))
+        self._stop = ipywidgets.Button(
+            description="Stop", tooltip=f"End it and all it started (%cmdop stop {name})", **small
+        )
+        self._pause = ipywidgets.Button(
+            description="Pause", tooltip="Leave the picture as it is, to read or copy", **small
+        )
+        self._clear = ipywidgets.Button(
+            description="Clear", tooltip="Hide what is shown so far; the log keeps it", **small
+        )
+        self._out = ipywidgets.Output()
+        # Clicks come on the main thread or on a subshell's; what they do is done on the I/O thread.
+        self._stop.on_click(lambda _: runtime().call_later(self._on_stop))
+        self._pause.on_click(lambda _: runtime().call_later(self._on_pause))
+        self._clear.on_click(lambda _: runtime().call_later(self._on_clear))
+        bar = ipywidgets.HBox(
+            [self._header, ipywidgets.HBox([self._stop, self._pause, self._clear])],
+            layout=ipywidgets.Layout(justify_content="space-between", align_items="center", flex_flow="row wrap"),
+        )
+        self._box = ipywidgets.VBox([bar, self._out])
+
+    def show(self) -> None:
+        """Put both outputs into the cell and begin to follow. On the main thread."""
+        text = one_line(self._facts())
+        view = {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}
+        self._publish({"application/vnd.jupyter.widget-view+json": view, "text/plain": text}, self._widget_id, False)
+        self._publish({"text/plain": text, "text/html": ""}, self._text_id, False)
+        runtime().call_later(self._begin)
+
+    def _begin(self) -> None:
+        self._follower = asyncio.get_running_loop().create_task(self._follow())
+
+    # -- following: what makes a frame due
+
+    async def _follow(self) -> None:
+        """Mark the view dirty when there is output or another state; sleeps while there is neither."""
+        machine, session_id = self._machine, self.stream.session_id
+        self._status = await machine.status(session_id)
+        self._clock.dirty(self)
+        state = output = None
+        try:
+            while self._status.live:
+                if state is None:
+                    state = asyncio.create_task(machine.status(session_id, self._status.seq))
+                if output is None:
+                    output = asyncio.create_task(self._next_output())
+                tick = self._tick()
+                done, _ = await asyncio.wait({state, output}, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
+                if state in done:
+                    self._status = state.result()
+                    state = None
+                if output in done:
+                    output.result()
+                    output = None
+                self._clock.dirty(self)
+                if output is None and self._status.live:
+                    await self._clock.drawn(self)
+        finally:
+            for task in (state, output):
+                if task is not None:
+                    task.cancel()
+        await self.freeze()
+
+    async def _next_output(self) -> None:
+        """Return once the log goes on behind what is drawn."""
+        offset = max(self._drawn_end, 0)
+        with contextlib.suppress(LogDropped):
+            if not await self._machine.read(self.stream.session_id, offset, 1):
+                await asyncio.get_running_loop().create_future()  # it ended; the state says so
+
+    def _tick(self) -> float:
+        """Seconds until the header's times would read differently."""
+        return 1.0 if self.stream.seconds(self._status) < 120 else 10.0
+
+    # -- frames, called by the clock
+
+    async def draw(self, max_bytes: int) -> tuple[int, int]:
+        """Bring the widget up to date, with at most about `max_bytes`; return messages and bytes sent."""
+        if self._frozen:
+            return 0, 0
+        async with self._drawing:
+            machine, session_id = self._machine, self.stream.session_id
+            messages = sent = 0
+            tail = await machine.tail(session_id, min(TAIL_BYTES, max(4096, max_bytes)))
+            self._status = tail.status
+            self._drawn_end = tail.status.end
+            if not self._paused:
+                picture = self._paint(tail.chunks, tail.newlines_before, max_bytes)
+                if picture != self._picture:
+                    self._picture = picture
+                    data = {"text/html": picture, "text/plain": ""}
+                    self._out.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
+                    messages, sent = 1, len(picture.encode()) + OVERHEAD
+            head = self._header_text()
+            if head != self._head_text:
+                self._head_text = head
+                self._header.value = head
+                messages, sent = messages + 1, sent + len(head.encode()) + OVERHEAD
+            if self._snapshot_due():
+                bundle = self._snapshot(tail.chunks)
+                self._publish(bundle, self._text_id, True)
+                messages, sent = messages + 1, sent + sum(len(text.encode()) for text in bundle.values()) + OVERHEAD
+            return messages, sent
+
+    def _paint(self, chunks: list[Chunk], newlines_before: int, max_bytes: int) -> str:
+        """The picture of the tail, as HTML of about `max_bytes` at most; says exactly how many lines are not in it."""
+        visible = [chunk for chunk in chunks if chunk.end > self._from]
+        if visible and visible[0].offset < self._from:
+            first = visible[0]
+            skip = self._from - first.offset
+            newlines_before += first.data.count(b"\n", 0, skip)
+            visible[0] = Chunk(self._from, first.channel, first.wall_ns, first.mono_ms, first.data[skip:])
+        newlines_before += sum(chunk.data.count(b"\n") for chunk in chunks if chunk.end <= self._from)
+        count = self._lines
+        while True:
+            shown_chunks, cut = last_lines(visible, count)
+            lines = fold(shown_chunks, max_lines=count, from_start=begins_with_line(shown_chunks, cut))
+            skipped = newlines_before + cut
+            picture = to_html(lines, skipped=skipped)
+            if len(picture) <= max_bytes or count <= 1:
+                return picture
+            count = max(1, min(count - 1, count * max_bytes // len(picture)))
+
+    # -- the header
+
+    def _header_text(self) -> str:
+        return header_html(self._facts())
+
+    def _facts(self) -> Facts:
+        return facts_of(self.stream, self._status, rate=self._measure_rate(self._status))
+
+    def _measure_rate(self, status: Status) -> float:
+        """Bytes a second, over the last second or so."""
+        now = time.monotonic()
+        at, end = self._rate_from
+        if now - at >= 1.0:
+            self._rate = max(0, status.end - end) / (now - at) if at else 0.0
+            self._rate_from = (now, status.end)
+        return self._rate
+
+    # -- the text that stays
+
+    def _snapshot_due(self) -> bool:
+        state = (self._status.state, self._status.exit, self._status.held)
+        if state != self._snapshot_state:
+            return True
+        return time.monotonic() - self._snapshot_at >= SNAPSHOT_SECONDS
+
+    def _snapshot(self, chunks: list[Chunk]) -> dict[str, str]:
+        self._snapshot_at = time.monotonic()
+        self._snapshot_state = (self._status.state, self._status.exit, self._status.held)
+        kept, cut = last_lines(chunks, KEPT_LINES)
+        lines = fold(kept, max_lines=KEPT_LINES, from_start=begins_with_line(kept, cut))
+        return snapshot_bundle(self._facts(), lines, time.time())
+
+    async def settle(self) -> None:
+        """Write what is known now into the text that stays: somebody waited for it."""
+        machine, session_id = self._machine, self.stream.session_id
+        status = await machine.status(session_id)
+        if status.state == EXITED and not status.held_by:  # about to end: the text that stays is worth a moment
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    status = await machine.status(session_id, status.seq)
+        if not status.live:
+            await self.freeze()
+        elif not self._frozen:
+            self._status = status
+            tail = await machine.tail(session_id, TAIL_BYTES)
+            self._publish(self._snapshot(tail.chunks), self._text_id, True)
+
+    async def freeze(self) -> None:
+        """The session ended: its text stays, the widget goes."""
+        if self._frozen:
+            return
+        self._frozen = True
+        async with self._drawing:
+            bundle = await frozen(self.stream)
+            self._status = self.stream._known
+            self._publish(bundle, self._text_id, True)
+            self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
+            self._out.outputs = ()
+            # Seen only where the page has forgotten the display ids, as it does when it is reloaded.
+            remedy = f"the page was reloaded, so the text of this output is not here: %cmdop keep {self.stream.name}"
+            self._header.value = header_html(self._facts(), note=remedy)
+            for button in (self._stop, self._pause, self._clear):
+                button.layout.display = "none"
+
+    # -- the buttons
+
+    def _on_stop(self) -> None:
+        self._stop.disabled = True
+        self._stop.description = "Stopping"
+        self.stream.stop()
+        self._clock.dirty(self)
+
+    def _on_pause(self) -> None:
+        self._paused = not self._paused
+        self._pause.description = "Follow" if self._paused else "Pause"
+        self._clock.dirty(self)
+
+    def _on_clear(self) -> None:
+        self._from = max(self._drawn_end, 0)
+        self._clock.dirty(self)

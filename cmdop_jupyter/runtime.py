@@ -1,0 +1,191 @@
+"""The I/O thread and its loop, one a process, also in scripts: coroutines go in, awaitables for any caller come out."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import contextvars
+import logging
+import os
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+TICK = 0.1  # seconds; ipykernel's interrupt reaches an await only when its loop wakes (so we wake it)
+WORKERS = 16  # threads for what computes or blocks: searches, starts
+log = logging.getLogger("cmdop_jupyter")
+
+
+class Runtime:
+    """A thread with a loop of its own. Take the process's one by `runtime()`."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(WORKERS, "cmdop-worker"))
+        self._thread = threading.Thread(target=self._run, name="cmdop-io", daemon=True)
+        contextvars.Context().run(self._thread.start)
+
+    def here(self) -> bool:
+        """Whether the caller is on the I/O thread."""
+        return threading.current_thread() is self._thread
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run `coroutine` on the I/O thread, beginning now. In an empty context: what it sends belongs to no cell."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def begin() -> None:
+            task = self.loop.create_task(coroutine, context=contextvars.Context())
+            task.add_done_callback(lambda task: _pass_on(task, future))
+            future.add_done_callback(lambda future: future.cancelled() and self.loop.call_soon_threadsafe(task.cancel))
+
+        self.loop.call_soon_threadsafe(begin, context=contextvars.Context())
+        return future
+
+    def wait(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run `coroutine` on the I/O thread and block until it is done.
+
+        Raises:
+            RuntimeError: The caller is the I/O thread, which would wait for itself.
+        """
+        if self.here():
+            coroutine.close()
+            raise RuntimeError("this call waits, and cannot be made where streams are served; use `await`")
+        future = self.submit(coroutine)
+        try:
+            return future.result(timeout)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def call_later(self, callback: Callable[[], object]) -> None:
+        """Run `callback` on the I/O thread soon."""
+        self.loop.call_soon_threadsafe(callback, context=contextvars.Context())
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):  # closed already
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+
+class Pending(Coroutine[Any, Any, T], Generic[T]):
+    """Something that has begun on the I/O thread. Await it for its result, call `result()` to block, or let it be.
+
+    Cancelling the `await` (an interrupt does) lets the work go on, unless it is a wait, which ends then.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], what: str, *, tied: bool = False) -> None:
+        self._future = runtime().submit(coroutine)
+        self._what, self._tied = what, tied
+        self._inner: Coroutine[Any, Any, T] | None = None
+        self._claimed = False
+
+    def done(self) -> bool:
+        """Whether it is finished."""
+        return self._future.done()
+
+    def result(self, timeout: float | None = None) -> T:
+        """Block until it is done; for people without a loop.
+
+        Raises:
+            TimeoutError: It takes longer than `timeout` seconds (and goes on).
+        """
+        if runtime().here():
+            raise RuntimeError("result() waits, and cannot be called where streams are served; use `await`")
+        self._claimed = True
+        try:
+            return self._future.result(timeout)
+        except KeyboardInterrupt:
+            self._let_go()
+            raise
+
+    def send(self, value: Any) -> Any:
+        if self._inner is None:
+            self._inner = self._wait()
+        return self._inner.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        if self._inner is None:
+            self._inner = self._wait()
+        return self._inner.throw(*error)
+
+    def close(self) -> None:
+        if self._inner is not None:
+            self._inner.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._wait().__await__()
+
+    def __repr__(self) -> str:
+        concurrent.futures.wait([self._future], timeout=0.05)
+        if not self._future.done():
+            return f"<{self._what}: under way>"
+        if self._future.cancelled():
+            return f"<{self._what}: cancelled>"
+        error = self._future.exception()
+        self._claimed = True
+        return f"<{self._what}: {error or 'done'}>"
+
+    def __del__(self) -> None:
+        future = getattr(self, "_future", None)
+        if future is not None and not self._claimed and future.done() and not future.cancelled() and future.exception():
+            log.error("%s failed, and nobody awaited it: %s", self._what, future.exception())
+
+    async def _wait(self) -> T:
+        self._claimed = True
+        future = asyncio.wrap_future(self._future)
+        try:
+            while not future.done():
+                await asyncio.wait([future], timeout=TICK)
+            return future.result()
+        except asyncio.CancelledError:
+            self._let_go()
+            raise
+        finally:
+            if not future.done():
+                future.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    def _let_go(self) -> None:
+        if self._tied:
+            self._future.cancel()
+
+
+_current: Runtime | None = None
+_making = threading.Lock()
+
+
+def runtime() -> Runtime:
+    """The I/O thread of this process; a forked child gets its own."""
+    global _current
+    with _making:
+        if _current is None:
+            _current = Runtime()
+            atexit.register(_current.close)
+        return _current
+
+
+def _forget_after_fork() -> None:
+    global _current, _making
+    _current, _making = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def _pass_on(task: asyncio.Task[T], future: concurrent.futures.Future[T]) -> None:
+    if task.cancelled():
+        future.cancel()
+    elif not future.set_running_or_notify_cancel():
+        task.exception()  # nobody wants it any more
+    elif (error := task.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())

@@ -1,0 +1,220 @@
+"""Records what real programs write to a terminal of 120×40, as the tests in this folder's README use it.
+
+    python record.py FOLDER [NAME…]
+
+Needs git, vim, bash, apt-get (as root; it reinstalls one small package) and a pip that can find tqdm. Nothing of the
+machine stays in a recording: names of hosts, users and folders are replaced.
+"""
+
+import fcntl
+import http.server
+import json
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+import tty
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+TQDM = """
+import sys, time
+from tqdm import tqdm
+for epoch in tqdm(range(3), desc="epochs", ncols=80):
+    for step in tqdm(range(40), desc=f"epoch {epoch}", ncols=80, leave=False):
+        time.sleep(0.012)
+    print(f"epoch {epoch} done", flush=True)
+"""
+TWO_BARS = """
+import time
+from tqdm import tqdm
+first, second = (tqdm(total=30, desc=name, position=at, ncols=70) for at, name in enumerate(["first", "second"]))
+for _ in range(30):
+    time.sleep(0.015)
+    first.update(); second.update()
+second.close(); first.close()
+"""
+# What `docker pull` writes: github.com/moby/moby, pkg/jsonmessage.
+LAYERS = r"""
+import sys, time
+names = ["a3ed95caeb02", "9c1b6dd6c1e6", "51f5c6a04d83"]
+write = sys.stdout.write
+write("latest: Pulling from library/demo\n")
+for name in names:
+    write(f"{name}: Pulling fs layer \n")
+for done in range(0, 101, 4):
+    for at, name in enumerate(names):
+        up = len(names) - at
+        bar = "=" * (done // 4) + ">"
+        text = f"Downloading [{bar:<26}]  {done / 10:.1f}MB/10MB" if done < 100 else "Pull complete "
+        write(f"\x1b[{up}A\x1b[2K\r{name}: {text}\r\x1b[{up}B")
+    sys.stdout.flush()
+    time.sleep(0.01)
+write("Status: Downloaded newer image for demo:latest\n")
+"""
+COLORS = r"""
+print("".join(f"\x1b[{n}m{n}\x1b[0m " for n in (*range(30, 38), *range(90, 98))))
+print("".join(f"\x1b[{n}m{n}\x1b[0m " for n in (*range(40, 48), *range(100, 108))))
+for start in (16, 52, 88, 124, 160, 196, 232):
+    print("".join(f"\x1b[38;5;{n}m{n:4d}" for n in range(start, min(start + 36, 256), 3)) + "\x1b[m")
+print("".join(f"\x1b[38;2;{255 - n};{n};128m#" for n in range(0, 256, 4)) + "\x1b[0m")
+print("".join(f"\x1b[48:2::{n}:64:{255 - n}m " for n in range(0, 256, 8)) + "\x1b[0m")
+print("\x1b[1mbold\x1b[22m \x1b[2mdim\x1b[22m \x1b[3mitalic\x1b[23m \x1b[4munder\x1b[24m \x1b[7minverse\x1b[27m \x1b[1;4;31mall\x1b[0m")
+"""
+
+
+def record(
+    command: list[str], folder: Path, env: dict[str, str], keys: tuple[tuple[float, bytes], ...] = (), split: bool = False
+) -> list[tuple[str, bytes]]:
+    """Run `command`; return what it wrote, by terminal: one of the usual kind, or two without output processing."""
+    masters: dict[int, str] = {}
+    slaves = []
+    for name in ("stdout", "stderr") if split else ("stdout",):
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        if split:
+            tty.setraw(slave)
+        masters[master] = name
+        slaves.append(slave)
+    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "TERM": "xterm-256color", "LANG": "C.UTF-8"} | env
+    process = subprocess.Popen(
+        command, cwd=folder, env=env, stdin=slaves[0], stdout=slaves[0], stderr=slaves[-1], start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(slaves[0], termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    for slave in slaves:
+        os.close(slave)
+    seen: list[tuple[str, bytes]] = []
+    begin = time.monotonic()
+    typed = list(keys)
+    while masters:
+        if typed and time.monotonic() - begin >= typed[0][0]:
+            os.write(next(iter(masters)), typed.pop(0)[1])
+        for master in select.select(list(masters), [], [], 0.05)[0]:
+            try:
+                data = os.read(master, 65536)
+            except OSError:
+                data = b""
+            if data:
+                seen.append((masters[master], data))
+            else:
+                os.close(master)
+                del masters[master]
+    process.wait()
+    return seen
+
+
+def small_wheel(folder: Path) -> Path:
+    path = folder / "demo_wheel-1.0-py3-none-any.whl"
+    info = "demo_wheel-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("demo_wheel/data.bin", os.urandom(3_000_000))
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: demo-wheel\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: demo\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def pip(folder: Path) -> list[tuple[str, bytes]]:
+    wheel = small_wheel(folder)
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = b"<!DOCTYPE html><a href='/%s'>%s</a>" % (wheel.name.encode(), wheel.name.encode())
+            body = wheel.read_bytes() if self.path.endswith(".whl") else page
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            for at in range(0, len(body), 100_000):
+                self.wfile.write(body[at : at + 100_000])
+                time.sleep(0.05 if len(body) > 100_000 else 0)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    index = f"http://127.0.0.1:{server.server_port}/simple"
+    python = [sys.executable, "-m", "pip", "--isolated", "--no-cache-dir", "--disable-pip-version-check"]
+    options = ["--no-deps", "--target", "into", "--index-url", index, "demo-wheel"]
+    return record([*python, "install", *options], folder, {"PIP_CONFIG_FILE": os.devnull})
+
+
+def with_tqdm(folder: Path, script: str) -> list[tuple[str, bytes]]:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "tqdm"], check=True)
+    return record([sys.executable, "-c", script], folder, {"PYTHONPATH": str(folder)}, split=True)
+
+
+def clone(folder: Path) -> list[tuple[str, bytes]]:
+    git = ["git", "-C", "origin", "-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    subprocess.run(["git", "init", "-q", "origin"], cwd=folder, check=True)
+    for number in range(1500):
+        (folder / "origin" / f"file{number}").write_text(f"{number}\n" * 40)
+    subprocess.run([*git, "add", "."], cwd=folder, check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "all"], cwd=folder, check=True)
+    return record(["git", "clone", "--progress", f"file://{folder}/origin", "copy"], folder, {})
+
+
+def apt(folder: Path) -> list[tuple[str, bytes]]:
+    options = ["-y", "-o", "Dpkg::Progress-Fancy=1", "-o", "APT::Color=1", "-o", r"Dir::Ignore-Files-Silently::=\.disabled"]
+    command = ["apt-get", "install", "--reinstall", *options, "sensible-utils"]
+    return record(command, folder, {"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def vim(folder: Path, keys: tuple[tuple[float, bytes], ...]) -> list[tuple[str, bytes]]:
+    (folder / "poem.txt").write_text("one\ntwo\nthree\n")
+    quoted = "printf 'before\\n'; vim -u NONE -i NONE -n poem.txt; printf 'after\\n'"
+    return record(["sh", "-c", quoted], folder, {}, keys)
+
+
+def shell(folder: Path) -> list[tuple[str, bytes]]:
+    keys = [b"echo hello wurld", b"\x7f" * 4, b"orld", b"\x01", b"\x1bf\x1bd", b" goodbye", b"\r", b"\x1b[A\x17\x17", b"x y\r"]
+    keys += [b"\x1b[A", b"\x1b[D" * 3, b"\x7f", b"\r", b"exit\r"]
+    typed = tuple((0.5 + 0.2 * at, key) for at, key in enumerate(keys))
+    env = {"PS1": "$ ", "HISTFILE": "", "INPUTRC": os.devnull}
+    return record(["bash", "--norc", "--noprofile", "-i"], folder, env, typed)
+
+
+RECORDINGS: dict[str, Callable[[Path], list[tuple[str, bytes]]]] = {
+    "pip": pip,
+    "apt": apt,
+    "tqdm": lambda folder: with_tqdm(folder, TQDM),
+    "tqdm-two-bars": lambda folder: with_tqdm(folder, TWO_BARS),
+    "git-clone": clone,
+    "layers": lambda folder: record([sys.executable, "-c", LAYERS], folder, {}),
+    "colors": lambda folder: record([sys.executable, "-c", COLORS], folder, {}),
+    "yes": lambda folder: record(["sh", "-c", "yes | head -n 1000"], folder, {}),
+    "vim": lambda folder: vim(folder, ((1.5, b":q!\r"),)),
+    "bash": shell,
+}
+
+
+def scrub(data: bytes, folder: Path) -> bytes:
+    data = data.replace(os.fsencode(folder), b"/home/someone")
+    data = re.sub(rb"https?://[^\s/]+(?::\d+)?(?=/|\s)", b"http://packages.example.org", data)
+    return data.replace(os.uname().nodename.encode(), b"machine")
+
+
+def main() -> None:
+    out = Path(sys.argv[1]).absolute()
+    for name in sys.argv[2:] or RECORDINGS:
+        with tempfile.TemporaryDirectory() as folder:
+            seen = RECORDINGS[name](Path(folder))
+        if len({channel for channel, _ in seen}) == 1:
+            (out / f"{name}.raw").write_bytes(scrub(b"".join(data for _, data in seen), Path(folder)))
+        else:
+            lines = [json.dumps([channel, scrub(data, Path(folder)).decode()], ensure_ascii=False) for channel, data in seen]
+            (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        print(f"{name}: {sum(len(data) for _, data in seen)} bytes")
+
+
+if __name__ == "__main__":
+    main()
