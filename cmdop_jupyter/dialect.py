@@ -1,12 +1,13 @@
 """A pattern as Python's `re` means it, said in the words of `regex` and of google-re2.
 
-`regex` gets an expression with the same meaning, `re2` one that is found wherever the pattern is, and perhaps elsewhere:
-it answers where to look. Both are written from the tree that `re` itself parses, with every set of characters spelled
-out as `re` understands it, so that neither the syntax nor the Unicode tables of the other two matter. One thing differs
-from `re`: a back-reference under `(?i)` to letters outside ASCII compares them as `regex` folds case.
+`regex` gets an expression that means the same, google-re2 one that is found wherever the pattern is, and perhaps
+elsewhere: it tells where to look. Both are written from the tree that `re` parses, with every set of characters as `re`
+understands it, so that neither the syntax nor the Unicode tables of the other two matter. What still differs from `re`
+is rare: back-references under `(?i)` compare letters outside ASCII as `regex` folds case; `re`'s faults with groups in
+possessive repeats, and with `(?a:…)` where a match begins, are not repeated.
 
-A text pattern is written for one line, or for many joined by a newline, each matched for itself: nothing in it can match
-a newline, and `^`, `$`, `\\A` and `\\Z` are the ends of a line.
+A text pattern is written for one line, or for many joined by newlines, each matched for itself: nothing in it matches a
+newline, and `^`, `$`, `\\A` and `\\Z` are the ends of a line.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
-import re2  # type: ignore[import-untyped]
+import re2
 import regex
 
-from .agent.errors import CmdopError
+from .errors import PatternError
 
 Ranges = tuple[tuple[int, int], ...]  # of code points, both ends included, ascending, apart
 
@@ -42,24 +43,6 @@ _CLASSES = {
 }
 _NEAREST = {r"\w": r"\p{L}\p{N}_", r"\d": r"\p{Nd}"}  # what `regex` has that comes close; it knows a newer Unicode
 _B_IN_EMPTY = re.search(r"\B", "") is not None  # before Python 3.14 it is not
-
-
-class PatternError(CmdopError, ValueError):
-    """A pattern that Python's `re` does not compile.
-
-    Attributes:
-        pattern: The pattern.
-        reason: What is wrong with it.
-        position: The index in the pattern where that was found; None when nobody can tell.
-    """
-
-    def __init__(self, pattern: str | bytes, reason: str, position: int | None) -> None:
-        super().__init__(pattern, reason, position)
-        self.pattern, self.reason, self.position = pattern, reason, position
-
-    def __str__(self) -> str:
-        where = "" if self.position is None else f" at position {self.position}"
-        return f"the pattern {self.pattern!r} does not compile: {self.reason}{where}; nothing was waited for"
 
 
 class Expression:
@@ -155,13 +138,13 @@ class _Writer:
         if kind is op.BRANCH:
             return f"(?:{'|'.join(self._sequence(branch, flags, head, tail) for branch in facts[1])})"
         if kind is op.SUBPATTERN:
-            return self._group(*facts, flags, head, tail)
+            return self._group(facts, flags, head, tail)
         if kind in (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT):
-            return self._repeat(kind, *facts, flags)
+            return self._repeat(kind, facts, flags)
         if kind is op.ATOMIC_GROUP:
             return f"(?{':' if self._loose else '>'}{self._sequence(facts, flags, head, tail)})"
         if kind in (op.ASSERT, op.ASSERT_NOT):
-            return self._look(kind is op.ASSERT, *facts, flags, head, tail)
+            return self._look(kind is op.ASSERT, facts, flags, head, tail)
         if kind is op.GROUPREF:
             if self._loose:
                 return "(?s:.)*"
@@ -174,7 +157,8 @@ class _Writer:
             return self._nothing
         raise NotImplementedError(f"a Python with something new in its patterns: {kind}")
 
-    def _group(self, number: int | None, add: int, remove: int, body: Any, flags: int, head: bool, tail: bool) -> str:
+    def _group(self, facts: Any, flags: int, head: bool, tail: bool) -> str:
+        number, add, remove, body = facts
         if add & _parser.TYPE_FLAGS:
             flags &= ~_parser.TYPE_FLAGS
         text = self._sequence(body, (flags | add) & ~remove, head, tail)
@@ -182,7 +166,8 @@ class _Writer:
             return f"(?:{text})"
         return f"(?P<{self._names[number]}>{text})" if number in self._names else f"({text})"
 
-    def _repeat(self, kind: Any, least: int, most: int, body: Any, flags: int) -> str:
+    def _repeat(self, kind: Any, facts: Any, flags: int) -> str:
+        least, most, body = facts
         text = self._sequence(body, flags, False, False)
         if len(body) != 1 or body[0][0] not in _CHARACTERS:
             text = f"(?:{text})"
@@ -193,7 +178,8 @@ class _Writer:
         greed = "?" if kind is op.MIN_REPEAT else "+" if kind is op.POSSESSIVE_REPEAT and not self._loose else ""
         return text + {"{0,}": "*", "{1,}": "+", "{0,1}": "?"}.get(times, times) + greed
 
-    def _look(self, wanted: bool, direction: int, body: Any, flags: int, head: bool, tail: bool) -> str:
+    def _look(self, wanted: bool, facts: Any, flags: int, head: bool, tail: bool) -> str:
+        direction, body = facts
         if self._loose:
             # What must come just before or behind the match may as well be part of it; all else is left out.
             if wanted and (head if direction < 0 else tail):
@@ -205,7 +191,7 @@ class _Writer:
         width = body.getwidth()[0]
         if any(kind not in _CHARACTERS for kind, _ in body):
             # `regex` reads what is behind from right to left, `re` steps back and reads from left to right.
-            text = f"(?s:.){{{width}}}(?<=(?={text})(?s:.){{{width}}})" if False else f"(?={text})(?s:.){{{width}}}"
+            text = f"(?={text})(?s:.){{{width}}}"
         return f"(?<{'=' if wanted else '!'}{text})"
 
     def _place(self, where: Any, flags: int) -> str:

@@ -20,11 +20,14 @@ from .agent.log import Chunk
 LONGEST_LINE = 64 * 1024  # bytes of a line, before it is decoded; then it is cut. Bounds memory
 LONGEST_STRING = 4096  # characters of an OSC or the like; xterm and VTE keep about as much
 
+_CANCEL = "\x18"  # ends every sequence
+_FEW = 12  # different colours in a block
+_CSI = regex.compile(r"\x1b\[[0-?]*+[ -/]*+[@-~]", regex.VERSION1)
 _ESCAPE = regex.compile(
     "\x1b(?:"
     r"\[[0-?]*+[ -/]*+[@-~]?"  # CSI
-    rf"|\][^\x07\x1b\n]{{0,{LONGEST_STRING}}}+\x07?"  # OSC; an ESC \ at its end is a sequence of two characters
-    rf"|[PX^_][^\x1b\n]{{0,{LONGEST_STRING}}}+"  # DCS, SOS, PM, APC
+    rf"|\][^\x07\x18\x1b\n]{{0,{LONGEST_STRING}}}+\x07?"  # OSC; an ESC \ at its end is a sequence of two characters
+    rf"|[PX^_][^\x18\x1b\n]{{0,{LONGEST_STRING}}}+"  # DCS, SOS, PM, APC
     r"|[ -/]++[0-~]?"  # charsets, and all else with an intermediate
     r"|[0-~])?",
     regex.VERSION1,
@@ -150,7 +153,7 @@ class ChannelLines:
         """Return the unfinished line as it stands, None when there is none. What is finished must have been taken."""
         if not self.size:
             return None
-        return line_of(self, self._joined(), self.start, cut=self._continued, whole=False)
+        return line_of(self.places, self.channel, self._joined(), self.start, cut=self._continued, whole=False)
 
     def rest_bytes(self) -> bytes:
         """Return the bytes of the unfinished line."""
@@ -172,11 +175,13 @@ class Block:
     Attributes:
         data: Their texts in UTF-8, joined by newlines; what lies behind `stop` does not count.
         ascii: Whether all of them are ASCII.
+        raw: What they were made of.
+        position: How many bytes of the channel lie before it.
     """
 
     def __init__(self, source: ChannelLines, raw: bytes, position: int, cuts: list[int], continued: bool) -> None:
         self.position = position
-        self._source, self._raw, self._cuts, self._continued = source, raw, cuts, continued
+        self._source, self.raw, self._cuts, self._continued = source, raw, cuts, continued
         self._bounds: list[tuple[int, int, bool]] = []
         ended = raw[-1] in b"\r\n"
         self.ascii = raw.isascii()
@@ -189,7 +194,7 @@ class Block:
             if b"\r" in raw:
                 raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             raw = raw[:-1] if ended else raw
-        if not self.ascii or b"\x1b" in raw:
+        if b"\x1b" in raw or not (self.ascii or _is_utf8(raw)):
             text = clean(raw)
             raw = text.encode()
             self.ascii = len(text) == len(raw)
@@ -208,11 +213,12 @@ class Block:
     def content(self, number: int) -> bytes:
         """Return the bytes of a line as they were logged, without its end."""
         start, stop, _ = self.bounds()[number]
-        return self._raw[start:stop]
+        return self.raw[start:stop]
 
     def line(self, number: int) -> Line:
         start, stop, cut = self.bounds()[number]
-        return line_of(self._source, self._raw[start:stop], self.position + start, cut=cut, whole=True)
+        content, source = self.raw[start:stop], self._source
+        return line_of(source.places, source.channel, content, self.position + start, cut=cut, whole=True)
 
     def lines(self) -> list[Line]:
         """Return all of them."""
@@ -231,20 +237,20 @@ class Block:
     def event(self, number: int) -> int:
         """Return the offset in the log of the byte that made the line finished."""
         start, stop, cut = self.bounds()[number]
-        if cut and (stop == len(self._raw) or self._raw[stop] not in b"\r\n"):
+        if cut and (stop == len(self.raw) or self.raw[stop] not in b"\r\n"):
             stop = start + self._source.longest
         return self._source.places.locate(self.position + stop)[0]
 
     def _find_bounds(self) -> Iterator[tuple[int, int, bool]]:
-        start, cuts, part = 0, iter([*self._cuts, len(self._raw) + 1]), self._continued
+        start, cuts, part = 0, iter([*self._cuts, len(self.raw) + 1]), self._continued
         cut = next(cuts)
-        for found in _ENDS.finditer(self._raw):
+        for found in _ENDS.finditer(self.raw):
             while cut < found.start():
                 yield start, cut, True
                 start, cut, part = cut, next(cuts), True
             yield start, found.start(), part
             start, part = found.end(), False
-        while start < len(self._raw):
+        while start < len(self.raw):
             yield start, cut, True
             start, cut = cut, next(cuts)
 
@@ -279,19 +285,31 @@ class Places:
             del self._positions[:index], self._offsets[:index], self._times[:index]
 
 
-def line_of(source: ChannelLines, content: bytes, position: int, *, cut: bool, whole: bool) -> Line:
-    """Make the line with those bytes, the first of which is the channel's byte at `position`."""
-    start, wall_ns = end, _ = source.places.locate(position)
+def line_of(places: Places, channel: str, content: bytes, position: int, *, cut: bool, whole: bool) -> Line:
+    """Make the line with the bytes `content`, the first of which is the channel's byte at `position`."""
+    start, wall_ns = end, _ = places.locate(position)
     if content:
-        last, wall_ns = source.places.locate(position + len(content) - 1)
+        last, wall_ns = places.locate(position + len(content) - 1)
         end = last + 1
-    return Line(clean(content), source.channel, start, end, wall_ns, cut, whole)
+    return Line(clean(content), channel, start, end, wall_ns, cut, whole)
 
 
 def clean(content: bytes) -> str:
     """Return one line's text, or that of several joined by newlines: decoded, without ANSI sequences."""
     text = content.decode("utf-8", "replace")
-    return _ESCAPE.sub("", text, concurrent=True) if "\x1b" in text else text
+    if "\x1b" not in text:
+        return text
+    if _CANCEL in text:
+        return _ESCAPE.sub("", text, concurrent=True)
+    # Most of them are a few colours. Something must stay in their places, lest what is around them become a sequence.
+    for _ in range(_FEW):
+        colour = _CSI.match(text, text.find("\x1b"))
+        if colour is None:
+            break
+        text = text.replace(colour[0], _CANCEL)
+        if "\x1b" not in text:
+            return text.replace(_CANCEL, "")
+    return _ESCAPE.sub("", text, concurrent=True).replace(_CANCEL, "")
 
 
 def span_in(content: bytes, start: int, end: int) -> tuple[int, int]:
@@ -304,12 +322,12 @@ def span_in(content: bytes, start: int, end: int) -> tuple[int, int]:
     text = content.decode("utf-8", _WIDTH)
     kept = [0, *(edge for found in _ESCAPE.finditer(text) for edge in found.span()), len(text)]
 
-    def behind(count: int, index: int = 0, before: int = 0) -> int:
+    def behind(count: int) -> int:
         """The index in `text` just behind the first `count` characters that are kept."""
         for first, last in zip(kept[::2], kept[1::2], strict=True):
-            if count - before <= last - first:
-                return first + count - before if count > before else index
-            before, index = before + last - first, last
+            if count <= last - first:
+                return first + count
+            count -= last - first
         raise IndexError(count)
 
     stop = behind(end)
@@ -323,6 +341,14 @@ def _width(code: int) -> int:
     if 0xDC00 <= code <= 0xDFFF:
         return code - 0xDC00
     return 1 + (code > 0x7F) + (code > 0x7FF) + (code > 0xFFFF)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _cuts(raw: bytes, longest: int) -> list[int]:

@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import logging
 import os
+import queue
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
@@ -112,7 +113,8 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
         return self._inner.send(value)
 
     def throw(self, *error: Any) -> Any:
-        if self._inner is None:
+        if self._inner is None:  # its task was cancelled before it ran
+            self._let_go()
             self._inner = self._wait()
         return self._inner.throw(*error)
 
@@ -124,7 +126,8 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
         return self._wait().__await__()
 
     def __repr__(self) -> str:
-        concurrent.futures.wait([self._future], timeout=0.05)
+        if not runtime().here():
+            concurrent.futures.wait([self._future], timeout=0.05)
         if not self._future.done():
             return f"<{self._what}: under way>"
         if self._future.cancelled():
@@ -141,11 +144,12 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
     async def _wait(self) -> T:
         self._claimed = True
         future = asyncio.wrap_future(self._future)
+        tick = None if runtime().here() else TICK
         try:
             while not future.done():
-                await asyncio.wait([future], timeout=TICK)
+                await asyncio.wait([future], timeout=tick)
             return future.result()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             self._let_go()
             raise
         finally:
@@ -153,8 +157,31 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
                 future.add_done_callback(lambda future: future.cancelled() or future.exception())
 
     def _let_go(self) -> None:
+        self._claimed = True
         if self._tied:
             self._future.cancel()
+
+
+class Worker:
+    """A thread that does one thing after another. The process does not wait for it when it ends."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        contextvars.Context().run(threading.Thread(target=self._run, name=name, daemon=True).start)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do `work` there and wait for it. Called on the I/O thread."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._jobs.put(lambda: _answer(work, future))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Let the thread end once it has done what it was given."""
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
 
 
 _current: Runtime | None = None
@@ -178,6 +205,14 @@ def _forget_after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def _answer(work: Callable[[], T], future: concurrent.futures.Future[T]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
 
 
 def _pass_on(task: asyncio.Task[T], future: concurrent.futures.Future[T]) -> None:

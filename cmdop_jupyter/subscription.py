@@ -1,4 +1,4 @@
-"""A handler on a stream: a loop over a cursor that calls somebody's function where it wants to be called."""
+"""Handlers on a stream: loops over a cursor that call somebody's function where it wants to be called."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from typing import Any
 
 from .agent.log import Chunk
 from .errors import InvalidRequest
-from .runtime import runtime
+from .runtime import Worker, runtime
 
 Handler = Callable[..., Any]
+Events = AsyncIterator[tuple[tuple[Any, ...], int]]  # arguments for one call, and the log offset behind them
 
 
 def arity(handler: Handler, *, most: int = 2) -> int:
     """How many of `most` positional arguments a handler takes. Raises InvalidRequest when it cannot be called."""
+    if not callable(handler):
+        raise InvalidRequest(f"a handler must be callable, got {handler!r}")
     try:
         parameters = inspect.signature(handler).parameters.values()
-    except (TypeError, ValueError):  # written in C: it does not say; `list.append` takes one
-        if callable(handler):
-            return 1
-        raise InvalidRequest(f"a handler must be callable, got {handler!r}") from None
+    except (TypeError, ValueError):  # written in C: it does not say; `bytearray.extend` takes one
+        return 1
     kinds = inspect.Parameter
     if any(parameter.kind is kinds.VAR_POSITIONAL for parameter in parameters):
         return most
@@ -42,8 +43,18 @@ def arity(handler: Handler, *, most: int = 2) -> int:
     return most if needed == most else 1
 
 
+def is_async(handler: Handler) -> bool:
+    """Whether it is a coroutine function, or an object with one to call it by."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+
+
+def piece_of(chunk: Chunk, count: int) -> tuple[Any, ...]:
+    """A chunk as a handler of that many arguments takes it."""
+    return (chunk.data, chunk.channel) if count == 2 else (chunk.data,)
+
+
 class Place:
-    """Where handlers run: on the loop they were registered from, or on a worker thread.
+    """Where a handler runs: on the loop it was registered from, or on a worker; what it prints belongs to that cell.
 
     Args:
         thread: A worker even when there is a running loop.
@@ -51,7 +62,7 @@ class Place:
 
     def __init__(self, *, thread: bool) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._worker: concurrent.futures.ThreadPoolExecutor | None = None
+        self._worker: Worker | None = None
         self._context = contextvars.copy_context()
         if not thread and not runtime().here():
             try:
@@ -59,36 +70,30 @@ class Place:
             except RuntimeError:  # none: a worker then
                 self._loop = None
         if self._loop is None:
-            self._worker = concurrent.futures.ThreadPoolExecutor(1, "cmdop-handler")
+            self._worker = Worker("cmdop-handler")
 
-    async def run(self, function: Callable[[], Any], *, is_async: bool) -> None:
-        """Call `function` there and wait for it. Called on the I/O thread."""
-        if self._loop is not None:
-            future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-            if self._loop.is_closed():
-                raise _LoopClosed
-            if is_async:
-                self._loop.call_soon_threadsafe(self._begin, function, future)
-            else:
-                self._loop.call_soon_threadsafe(_call, function, future)
-            await asyncio.wrap_future(future)
-        elif is_async:
-            assert self._worker is not None
-            await asyncio.get_running_loop().run_in_executor(self._worker, lambda: asyncio.run(_finish(function())))
-        else:
-            await asyncio.get_running_loop().run_in_executor(self._worker, function)
+    async def run(self, function: Callable[[], Any]) -> BaseException | None:
+        """Call `function` there, await what it gives to await, and return what was raised. On the I/O thread.
+
+        Raises:
+            LoopClosed: It cannot be called any more.
+        """
+        if self._worker is not None:
+            return await self._worker.run(functools.partial(self._context.run, _call_in_worker, function))
+        assert self._loop is not None
+        answer: concurrent.futures.Future[BaseException | None] = concurrent.futures.Future()
+        try:
+            self._loop.call_soon_threadsafe(_call_on_loop, function, answer, context=self._context)
+        except RuntimeError:
+            raise LoopClosed from None
+        return await asyncio.wrap_future(answer)
 
     def close(self) -> None:
         if self._worker is not None:
-            self._worker.shutdown(wait=False)
-
-    def _begin(self, function: Callable[[], Awaitable[Any]], future: concurrent.futures.Future[Any]) -> None:
-        assert self._loop is not None
-        task = self._loop.create_task(_finish(function()), context=self._context)
-        task.add_done_callback(lambda task: _settle(task, future))
+            self._worker.close()
 
 
-class _LoopClosed(Exception):
+class LoopClosed(Exception):
     """The loop a handler was registered from is gone, and so is its handler."""
 
 
@@ -100,21 +105,18 @@ class Subscription:
         offset: The log offset up to which it was served (output handlers).
     """
 
-    def __init__(
-        self, handler: Handler, place: Place, report: Callable[[BaseException], None], *, is_async: bool
-    ) -> None:
+    def __init__(self, handler: Handler, place: Place, report: Callable[[BaseException], None]) -> None:
         self.handler, self.errors, self.offset = handler, 0, 0
-        self._place, self._report, self._is_async = place, report, is_async
+        self._place, self._report = place, report
         self._task: asyncio.Task[None] | None = None
         self._removed = False
 
-    def start(
-        self, events: AsyncIterator[tuple[tuple[Any, ...], int]], on_done: Callable[[Subscription], None]
-    ) -> None:
-        """Serve (arguments, log offset behind them) one after the other. Called on the I/O thread."""
-        if not self._removed:
-            self._task = asyncio.get_running_loop().create_task(self._serve(events))
-            self._task.add_done_callback(lambda _: on_done(self))
+    def start(self, events: Events) -> asyncio.Task[None]:
+        """Serve `events`, one after the other. On the I/O thread."""
+        self._task = asyncio.get_running_loop().create_task(self._serve(events))
+        if self._removed:
+            self._task.cancel()
+        return self._task
 
     def remove(self) -> None:
         """Call the handler no more; a call that is under way ends by itself."""
@@ -131,53 +133,127 @@ class Subscription:
         name = getattr(self.handler, "__qualname__", repr(self.handler))
         return f"<Subscription {name}: at byte {self.offset}, {self.errors} errors>"
 
-    async def _serve(self, events: AsyncIterator[tuple[tuple[Any, ...], int]]) -> None:
+    async def _serve(self, events: Events) -> None:
         try:
             async for arguments, offset in events:
-                try:
-                    await self._place.run(functools.partial(self.handler, *arguments), is_async=self._is_async)
-                except _LoopClosed:
-                    return
-                except Exception as error:
+                error = await self._place.run(functools.partial(self.handler, *arguments))
+                self.offset = offset
+                if error is not None:
                     self.errors += 1
                     self._report(error)
-                self.offset = offset
+        except LoopClosed:
+            pass
+        except Exception as error:  # its cursor met it, and cannot go on
+            self._report(error)
         finally:
             self._place.close()
 
 
+class Subscriptions:
+    """The handlers of one stream. They begin when it is attached; what they raise is reported and counted."""
+
+    def __init__(self) -> None:
+        self.all: list[Subscription] = []
+        self.lost_errors = 0  # of handlers that are no more
+        self._name = "a stream"
+        self._attached = False
+        self._waiting: list[tuple[Subscription, Callable[[], Events]]] = []
+        self._error_handlers: list[Handler] = []
+        self._shown: set[tuple[object, ...]] = set()
+
+    def add(self, handler: Handler, events: Callable[[], Events], *, thread: bool) -> Subscription:
+        """Call `handler` for each of `events`, which are asked for once the stream is attached."""
+        subscription = Subscription(handler, Place(thread=thread), self.report)
+        self.all.append(subscription)
+        runtime().call_later(lambda: self._begin(subscription, events))
+        return subscription
+
+    def on_error(self, handler: Handler) -> None:
+        self._error_handlers.append(handler)
+
+    def attach(self, name: str) -> None:
+        """The stream is attached to a session of that name. On the I/O thread."""
+        self._name, self._attached = name, True
+        waiting, self._waiting = self._waiting, []
+        for subscription, events in waiting:
+            self._begin(subscription, events)
+
+    def detach(self) -> None:
+        """Remove all."""
+        self._attached = False
+        for subscription in list(self.all):
+            subscription.remove()
+
+    def report(self, error: BaseException) -> None:
+        """Tell an error where the user sees it; one that comes again from the same place is only counted."""
+        for handler in self._error_handlers:
+            try:
+                handler(error)
+            except BaseException as second:
+                show_error("an error handler", second)
+        place = _place_of(error)
+        if not self._error_handlers and place not in self._shown:
+            self._shown.add(place)
+            show_error(f"a handler of {self._name}", error)
+
+    def _begin(self, subscription: Subscription, events: Callable[[], Events]) -> None:
+        if self._attached or subscription._removed:
+            subscription.start(events()).add_done_callback(lambda _: self._done(subscription))
+        else:
+            self._waiting.append((subscription, events))
+
+    def _done(self, subscription: Subscription) -> None:
+        self.all.remove(subscription)
+        self.lost_errors += subscription.errors
+
+
 def show_error(what: str, error: BaseException) -> None:
     """Print a handler's traceback where the user sees it: on stderr, which a notebook shows in the current cell."""
-    frames = traceback.format_exception(error)
-    sys.stderr.write(f"cmdop_jupyter: {what} raised; the stream goes on\n{''.join(frames)}")
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next  # ours, which say nothing
+    lines = traceback.format_exception(type(error), error, frames)
+    sys.stderr.write(f"cmdop_jupyter: {what} raised; the stream goes on\n{''.join(lines)}")
 
 
-def piece_of(chunk: Chunk, count: int) -> tuple[Any, ...]:
-    """A chunk as a handler of that many arguments takes it."""
-    return (chunk.data, chunk.channel) if count == 2 else (chunk.data,)
+def _place_of(error: BaseException) -> tuple[object, ...]:
+    """What is raised, and where: the same for an error that comes again with other words."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (type(error), frames[-1].filename, frames[-1].lineno) if frames else (repr(error),)
 
 
 async def _finish(work: Awaitable[Any]) -> Any:
     return await work
 
 
-def _call(function: Callable[[], Any], future: concurrent.futures.Future[Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
+def _call_in_worker(function: Callable[[], Any]) -> BaseException | None:
     try:
         result = function()
-    except Exception as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+        if inspect.isawaitable(result):
+            asyncio.run(_finish(result))
+    except BaseException as error:
+        return error
+    return None
 
 
-def _settle(task: asyncio.Task[Any], future: concurrent.futures.Future[Any]) -> None:
-    if not future.set_running_or_notify_cancel():
+def _call_on_loop(
+    function: Callable[[], Any], answer: concurrent.futures.Future[BaseException | None]
+) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return  # it was removed
+    try:
+        result = function()
+    except BaseException as error:
+        answer.set_result(error)
+        if isinstance(error, KeyboardInterrupt):  # somebody wants this program to end
+            raise
         return
-    if task.cancelled():
-        future.set_exception(InvalidRequest("the handler was cancelled"))
-    elif (error := task.exception()) is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(task.result())
+    if not inspect.isawaitable(result):
+        answer.set_result(None)
+        return
+    task = asyncio.ensure_future(_finish(result))
+    task.add_done_callback(lambda task: answer.set_result(_raised_by(task)))
+
+
+def _raised_by(task: asyncio.Future[Any]) -> BaseException | None:
+    return asyncio.CancelledError("the handler was cancelled") if task.cancelled() else task.exception()

@@ -5,13 +5,13 @@ Every request carries `id` (the number its answer carries) and `op`; every answe
 
 from __future__ import annotations
 
-import _socket  # the other half of `socket`, four enums and the selectors, costs every session 0.4 MB and 4 ms
 import errno
 import os
 import struct
 
 from .errors import CmdopError, InvalidRequest
 from .frames import FrameDecoder, FrameError, encode
+from .light import accept, socket
 from .poll import IN, OUT
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ ACCEPT_AGAIN = 1.0  # seconds, when the system has no descriptor for another cli
 class Connection:
     """One client. `owner` is the notebook it belongs to, when it said so."""
 
-    def __init__(self, sock: _socket.socket) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.owner = ""
         self.decoder = FrameDecoder()
@@ -51,7 +51,7 @@ class Control:
     def __init__(
         self,
         loop: Loop,
-        listener: _socket.socket,
+        listener: socket.socket,
         handlers: dict[str, Handler],
         status: Callable[[], dict[str, object]],
         on_gone: Callable[[Connection], None],
@@ -124,7 +124,7 @@ class Control:
 
     def _accept(self, _: int) -> None:
         try:
-            sock = _socket.socket(fileno=self._listener._accept()[0])  # type: ignore[attr-defined]
+            sock = accept(self._listener)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
                 self._loop.unwatch(self._listener.fileno())  # it would be ready for ever
@@ -206,9 +206,9 @@ class Control:
             self._on_gone(connection)
 
 
-def _is_ours(sock: _socket.socket) -> bool:
+def _is_ours(sock: socket.socket) -> bool:
     """Whether the peer is this user (or root), as the kernel says it."""
-    if not hasattr(_socket, "SO_PEERCRED"):  # macOS: the 0700 directory is the fence
+    if not hasattr(socket, "SO_PEERCRED"):  # macOS: the 0700 directory is the fence
         return True
-    _, uid, _ = struct.unpack("3i", sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12))
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return uid in (os.getuid(), 0)

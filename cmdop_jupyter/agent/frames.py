@@ -5,10 +5,10 @@ A frame is `header length u32 | body length u32` (big endian), a JSON object in 
 
 from __future__ import annotations
 
-import json
 import struct
 
 from .errors import CmdopError
+from .light import dumps, loads
 
 MAX_HEADER = 256 * 1024  # bytes; a status is under 4 KiB, a list of sessions may be long
 MAX_BODY = 1024 * 1024
@@ -21,7 +21,7 @@ class FrameError(CmdopError, ValueError):
 
 def encode(header: dict[str, object], body: bytes = b"") -> bytes:
     """Return the bytes of one frame."""
-    head = json.dumps(header, separators=(",", ":")).encode()
+    head = dumps(header).encode()
     if len(head) > MAX_HEADER or len(body) > MAX_BODY:
         raise FrameError(f"a frame of {len(head)} and {len(body)} bytes is above {MAX_HEADER} and {MAX_BODY}")
     return _LENGTHS.pack(len(head), len(body)) + head + body
@@ -51,7 +51,7 @@ class FrameDecoder:
             if len(rest) < body_at + body_size:
                 break
             try:
-                header = json.loads(rest[at + _LENGTHS.size : body_at])
+                header = loads(rest[at + _LENGTHS.size : body_at])
             except (ValueError, RecursionError) as error:
                 raise FrameError(f"not a frame: its header is no JSON ({error})") from None
             if not isinstance(header, dict):

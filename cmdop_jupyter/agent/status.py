@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import binascii
-import json
 import os
+
+from .light import dumps, loads
 
 PAGE = 4096  # bytes; made at the start, so that an exit can be recorded on a full disk
 STARTING, RUNNING, HELD, EXITED, ENDED, LOST = "starting", "running", "held", "exited", "ended", "lost"
@@ -27,12 +28,12 @@ def check_move(old: str, new: str) -> None:
 
 def write_page(fd: int, facts: dict[str, object]) -> None:
     """Rewrite the page. What does not fit is cut: the longest text or list first, also one inside another fact."""
-    body = json.dumps(facts).encode()
+    body = dumps(facts).encode()
     if len(body) > PAGE - 10:
-        facts = json.loads(body)  # a copy, all the way down
+        facts = loads(body)  # a copy, all the way down
         while len(body) > PAGE - 10:
             _cut_longest(facts)
-            body = json.dumps(facts).encode()
+            body = dumps(facts).encode()
     page = b"%08x " % binascii.crc32(body) + body
     os.pwrite(fd, page.ljust(PAGE - 1) + b"\n", 0)
 
@@ -45,8 +46,8 @@ def _cut_longest(facts: dict[str, object]) -> None:
     length, holder, key = 0, facts, ""
     for some in holders:
         for name, value in some.items():
-            if isinstance(value, (str, list)) and len(json.dumps(value)) > length:
-                length, holder, key = len(json.dumps(value)), some, name
+            if isinstance(value, (str, list)) and len(dumps(value)) > length:
+                length, holder, key = len(dumps(value)), some, name
     value = holder[key]
     assert isinstance(value, (str, list))
     holder[key] = value[: len(value) // 2]
@@ -64,7 +65,7 @@ def read_page(path: str) -> dict[str, object]:
             page = file.read(PAGE)
         body = page[9:].rstrip()
         if page[:8] == b"%08x" % binascii.crc32(body):
-            facts = json.loads(body)
+            facts = loads(body)
             if isinstance(facts, dict):
                 return facts
     raise ValueError(f"{path} is damaged")

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from . import environment, status, tree
 from .errors import CmdopError, InvalidRequest, NameInUse, NotSupported, SessionNotFound, StartFailed, StoreRefused
 from .frames import FrameDecoder, encode
-from .log import DEFAULT_LIMIT, LogReader, check_limit
+from .log import DEFAULT_LIMIT, POLICIES, LogReader, check_limit
 from .stopping import LOOK_EVERY, Stopping
 from .terminals import COLUMNS, MODES, ROWS
 
@@ -51,7 +51,7 @@ class SessionStore:
             raise NotSupported(
                 "sessions on this machine need Linux or macOS (on Windows: WSL); other machines can be reached"
             )
-        self.root = os.path.abspath(root or default_root())
+        self.root = os.path.realpath(root or default_root())
         self.folder = os.path.join(self.root, "sessions")
         self._pagers = os.path.join(self.root, "pagers")
         self.keep_seconds, self.keep_bytes = keep_seconds, keep_bytes
@@ -90,12 +90,12 @@ class SessionStore:
         if first:
             return self._started_before(str(facts["id"]))
         try:
-            self._spawn(folder, listener, env)
+            with listener:
+                self._spawn(folder, listener, env)
+            self._check_alive(folder)
         except BaseException:
             self._forget(folder)
             raise
-        finally:
-            listener.close()
         if time.monotonic() - self._swept > 3600:
             self._swept = time.monotonic() or 1.0
             self.prune()
@@ -103,7 +103,7 @@ class SessionStore:
 
     def _plan(self, asked: dict[str, object]) -> tuple[dict[str, object], bytes | None, dict[str, str]]:
         """Check what was asked; return the session's facts, its script, and its environment."""
-        session_id, name = str(asked["id"]), str(asked["name"])
+        session_id, name = str(asked.get("id")), str(asked.get("name"))
         check_name("session id", session_id)
         check_name("name", name)
         script = asked.get("script")
@@ -114,10 +114,14 @@ class SessionStore:
         given = asked.get("env") or {}
         if not isinstance(given, dict):
             raise InvalidRequest("env must be a mapping")
+        for key in given:
+            if not key or "=" in str(key) or "\0" in f"{key}{given[key]}":
+                raise InvalidRequest(f"{key!r} cannot be set: a name has no `=`, and neither it nor a value has a NUL")
         env = environment.environment({str(key): str(value) for key, value in given.items()}, tty, self._pagers)
         shell = str(asked["shell"]) if asked.get("shell") else None
         cwd = os.path.expanduser(str(asked.get("cwd") or os.getcwd()))
-        max_log, policy = int(str(asked.get("max_log") or DEFAULT_LIMIT)), str(asked.get("log_policy") or "drop-oldest")
+        max_log = _number(asked, "max_log", DEFAULT_LIMIT, 2**63)
+        policy = str(asked.get("log_policy") or POLICIES[0])
         check_limit(max_log, policy)
         body = None
         if script is not None:
@@ -127,6 +131,8 @@ class SessionStore:
             words = [str(word) for word in argv]
         else:
             words = environment.login_argv(shell, env)
+        if "\0" in cwd or any("\0" in word for word in words):
+            raise InvalidRequest("a folder, or a word of a command, cannot have a NUL in it")
         title = str(asked.get("title") or first_line(str(script) if script is not None else " ".join(words)))
         facts: dict[str, object] = {
             "id": session_id,
@@ -138,11 +144,11 @@ class SessionStore:
             "input": bool(asked.get("input", True)),
             "cwd": os.path.abspath(cwd),
             "env_names": sorted(given),
-            "cols": int(str(asked.get("cols") or COLUMNS)),
-            "rows": int(str(asked.get("rows") or ROWS)),
+            "cols": _number(asked, "cols", COLUMNS, 65535),
+            "rows": _number(asked, "rows", ROWS, 65535),
             "max_log": max_log,
             "log_policy": policy,
-            "ephemeral": asked.get("ephemeral"),
+            "ephemeral": float(str(asked["ephemeral"])) if asked.get("ephemeral") else None,
             "owner": asked.get("owner"),
             "keep_script": bool(asked.get("keep_script")),
             "digest": asked.get("digest"),
@@ -152,15 +158,18 @@ class SessionStore:
         return facts, body, env
 
     def _claim_name(self, name: str, free_name: bool) -> str:
-        taken = {str(facts["name"]): str(facts["id"]) for facts in self.sessions() if facts["state"] in status.LIVE}
-        if name not in taken:
-            return name
-        if not free_name:
-            raise NameInUse(name, taken[name])
-        number = 2
-        while f"{name[:60]}-{number}" in taken:
-            number += 1
-        return f"{name[:60]}-{number}"
+        having: dict[str, list[str]] = {}  # who has or had a name
+        for entry in os.listdir(self.folder):
+            with contextlib.suppress(SessionNotFound):
+                having.setdefault(str(self.facts(entry)["name"]), []).append(entry)
+        wanted, number = name, 2
+        while True:
+            live = [entry for entry in having.get(wanted, ()) if self.status(entry)["state"] in status.LIVE]
+            if not live:
+                return wanted
+            if not free_name:
+                raise NameInUse(wanted, live[0])
+            wanted, number = f"{name[:60]}-{number}", number + 1
 
     def _make(self, folder: str, facts: dict[str, object], script: bytes | None) -> socket.socket:
         """Put everything a supervisor needs on disk; the socket already listens, so the session counts as alive."""
@@ -170,7 +179,7 @@ class SessionStore:
         listener, facts["socket"] = _listen(folder)
         try:
             if script is not None:
-                _write_private(os.path.join(folder, "script"), script if script.endswith(b"\n") else script + b"\n")
+                _write_private(os.path.join(folder, "script"), script)
             _write_private(os.path.join(folder, "status"), b"")
             fd = os.open(os.path.join(folder, "status"), os.O_WRONLY)
             try:
@@ -180,6 +189,7 @@ class SessionStore:
             _write_private(os.path.join(folder, "session.json"), json.dumps(facts, indent=1).encode())
         except BaseException:
             listener.close()
+            _drop_socket(str(facts["socket"]), folder)
             raise
         return listener
 
@@ -206,13 +216,18 @@ class SessionStore:
         with open(said, "rb") as pipe:
             problem = pipe.read().decode("utf-8", "replace")
         starter.wait()
-        if not problem and not self._connects(folder):
-            with open(os.path.join(folder, "supervisor.err"), "rb") as errors:
-                last = errors.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
-            if self._page(folder).get("state") != status.ENDED:
-                problem = f"its supervisor failed: {last[-1] if last else 'without a word'}"
         if problem:
             raise StartFailed(problem)
+
+    def _check_alive(self, folder: str) -> None:
+        """Raise StartFailed if the supervisor is gone already, and not because the session has ended."""
+        with contextlib.suppress(OSError):
+            self.connect(os.path.basename(folder)).close()
+            return
+        if self._page(folder)["state"] != status.ENDED:
+            with open(os.path.join(folder, "supervisor.err"), "rb") as errors:
+                last = errors.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+            raise StartFailed(f"its supervisor failed: {last[-1] if last else 'without a word'}")
 
     def _started_before(self, session_id: str) -> dict[str, object]:
         deadline = time.monotonic() + ANSWER_SECONDS
@@ -229,11 +244,8 @@ class SessionStore:
             time.sleep(0.01)
 
     def _forget(self, folder: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            with open(os.path.join(folder, "session.json"), "rb") as file:
-                place = json.load(file)["socket"]
-            if not place.startswith(folder):
-                shutil.rmtree(os.path.dirname(place), ignore_errors=True)
+        with contextlib.suppress(SessionNotFound):
+            _drop_socket(str(self.facts(os.path.basename(folder))["socket"]), folder)
         shutil.rmtree(folder, ignore_errors=True)
 
     # -- finding
@@ -278,13 +290,15 @@ class SessionStore:
             try:
                 with self.connect(session_id) as sock:
                     return self.ask(sock, {"op": "status", "id": 1})
-            except OSError:
+            except (ConnectionError, FileNotFoundError):
                 page = self._page(folder)  # it may have ended just now
-        if page["state"] != status.ENDED:
-            page["state"] = status.LOST
-            with contextlib.closing(self.reader(session_id)) as reader:
-                page["end"] = reader.stored_end()
-                page["newlines"] = reader.newlines_before(int(str(page["end"])))
+                if page["state"] != status.ENDED:
+                    page["state"] = status.LOST
+                    with contextlib.closing(self.reader(session_id)) as reader:
+                        page["end"] = reader.stored_end()
+                        page["newlines"] = reader.newlines_before(int(str(page["end"])))
+            except OSError:  # it is there, and too busy to answer: what it wrote last will do
+                pass
         page["wall_ns"] = time.time_ns()
         return page
 
@@ -350,7 +364,7 @@ class SessionStore:
                 size = reader.size_on_disk()
                 total += size
                 if facts["state"] not in status.LIVE:
-                    ended.append((int(str(facts.get("ended_ns") or facts["created_ns"])), size, str(facts["id"])))
+                    ended.append((self._last_change_ns(str(facts["id"])), size, str(facts["id"])))
         for ended_ns, size, session_id in sorted(ended):
             if time.time_ns() - ended_ns > self.keep_seconds * 1e9 or total > self.keep_bytes:
                 self._forget(self._path(session_id))
@@ -371,12 +385,9 @@ class SessionStore:
         except (OSError, ValueError):
             raise SessionNotFound(os.path.basename(folder)) from None
 
-    def _connects(self, folder: str) -> bool:
-        try:
-            self.connect(os.path.basename(folder)).close()
-        except OSError:
-            return False
-        return True
+    def _last_change_ns(self, session_id: str) -> int:
+        """When its status was written last: at its end, unless its supervisor was killed."""
+        return os.stat(os.path.join(self._path(session_id), "status")).st_mtime_ns
 
     def ask(self, sock: socket.socket, header: dict[str, object]) -> dict[str, object]:
         """Send one request over a `connect`ed socket and return its answer."""
@@ -480,17 +491,38 @@ def _reachable(place: str) -> Iterator[str]:
 
 def _listen(folder: str) -> tuple[socket.socket, str]:
     """A listening socket, and where: in the session's folder, or in the temp folder where that one refuses sockets."""
-    for place in (os.path.join(folder, "ctl"), ""):
-        where = place or os.path.join(tempfile.mkdtemp(prefix="cmdop-"), "ctl")
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with _reachable(where) as path:
-                listener.bind(path)
-            listener.listen(64)
-        except OSError:
-            listener.close()
-            if not place:
-                raise
-            continue
-        return listener, where
-    raise AssertionError("unreachable")
+    place = os.path.join(folder, "ctl")
+    try:
+        return _listen_at(place), place
+    except OSError:
+        place = os.path.join(tempfile.mkdtemp(prefix="cmdop-"), "ctl")
+    try:
+        return _listen_at(place), place
+    except OSError:
+        _drop_socket(place, folder)
+        raise
+
+
+def _listen_at(place: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _reachable(place) as path:
+            listener.bind(path)
+        listener.listen(64)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _drop_socket(place: str, folder: str) -> None:
+    """Remove the folder of a socket that is not in its session's own."""
+    if os.path.dirname(place) != folder:
+        shutil.rmtree(os.path.dirname(place), ignore_errors=True)
+
+
+def _number(asked: dict[str, object], key: str, otherwise: int, most: int) -> int:
+    number = int(str(asked.get(key) or otherwise))
+    if not 0 < number <= most:
+        raise InvalidRequest(f"{key} is 1 to {most}, not {number}")
+    return number

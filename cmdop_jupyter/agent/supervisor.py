@@ -5,11 +5,8 @@ Started by the store with the session's folder, a listening socket and a pipe to
 
 from __future__ import annotations
 
-import _socket  # see control.py
 import errno
-import json
 import os
-import signal
 import termios
 import time
 
@@ -17,6 +14,7 @@ from . import status, terminals, tree
 from .control import Connection, Control
 from .errors import InvalidRequest, SessionOver
 from .keyboard import Keyboard
+from .light import loads, signal, socket
 from .log import LogWriter
 from .poll import IN, OUT, Loop
 from .stopping import LOOK_EVERY, Stopping
@@ -37,9 +35,9 @@ GRACE = 2.0
 class Supervisor:
     """Runs the session described by `session.json` in `folder` until its log closes."""
 
-    def __init__(self, folder: str, listener: _socket.socket) -> None:
-        with open(os.path.join(folder, "session.json"), encoding="utf-8") as file:
-            self.facts = json.load(file)
+    def __init__(self, folder: str, listener: socket.socket) -> None:
+        with open(os.path.join(folder, "session.json"), "rb") as file:
+            self.facts = loads(file.read())
         self._folder = folder
         self._began = time.monotonic()
         self._page = os.open(os.path.join(folder, "status"), os.O_WRONLY | os.O_CLOEXEC)
@@ -470,7 +468,7 @@ def main(folder: str, listener_fd: int, ready_fd: int) -> None:
     os.setsid()
     os.chdir("/")
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the thread that started us may block some
-    listener = _socket.socket(fileno=listener_fd)
+    listener = socket.socket(fileno=listener_fd)
     os.set_inheritable(listener_fd, False)
     os.set_inheritable(ready_fd, False)
     supervisor = Supervisor(folder, listener)

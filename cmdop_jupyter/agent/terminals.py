@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import struct
 import termios
+
+from .light import signal
 
 MODES = ("split", "full", "none")
 COLUMNS, ROWS = 120, 40

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
+
+from .light import signal
 
 MARK = "CMDOP_SESSION"  # every process of a session has it in its environment, unless it cleaned it
 
@@ -177,18 +178,23 @@ def signal_number(name: str | int) -> int:
     Raises:
         ValueError: There is no such signal.
     """
-    if isinstance(name, int) or str(name).isdigit():
-        return int(signal.Signals(int(name)))
     word = str(name).upper()
-    word = word if word.startswith("SIG") else "SIG" + word
-    if word not in signal.Signals.__members__:
-        raise ValueError(f"there is no signal {name!r}; `kill -l` lists them")
-    return int(signal.Signals[word])
+    if not word.startswith("SIG"):
+        word = "SIG" + word
+    for number, known in _SIGNALS:
+        if word == known or word == f"SIG{number}":
+            return number
+    raise ValueError(f"there is no signal {name!r}; `kill -l` lists them")
 
 
 def signal_name(number: int) -> str:
     """`INT` for 2; the number as text when it has no name."""
-    try:
-        return signal.Signals(number).name[3:]
-    except ValueError:
-        return str(number)
+    return next((known[3:] for value, known in _SIGNALS if value == number), str(number))
+
+
+# Where a number has two names the usual one comes first: ABRT before IOT, CHLD before CLD.
+_SIGNALS = sorted(
+    (int(value), known)
+    for known, value in vars(signal).items()
+    if known.startswith("SIG") and known[3:].isalnum() and known.isupper()
+)

@@ -8,7 +8,8 @@ from typing import Any
 
 from .views.text import shown
 
-CELL = "text-align:left;padding:1px 12px 1px 0;font-family:var(--jp-code-font-family,monospace);vertical-align:top"
+CELL = "text-align:left;padding:1px 12px 1px 0;vertical-align:top"
+CODE = '<code style="background:none;padding:0;color:inherit">{}</code>'  # in it, no page takes `$` for mathematics
 FAILED = "color:var(--jp-error-color1,#c62828)"
 
 
@@ -70,7 +71,7 @@ class Table:
         body = ""
         for number, row in enumerate(self.rows):
             style = f"{CELL};{FAILED}" if number in self.bad else CELL
-            body += "<tr>" + "".join(f'<td style="{style}">{html.escape(cell)}</td>' for cell in row) + "</tr>"
+            body += "<tr>" + "".join(f'<td style="{style}">{CODE.format(html.escape(cell))}</td>' for cell in row) + "</tr>"
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 

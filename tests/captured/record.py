@@ -1,4 +1,4 @@
-"""Records what real programs write to a terminal of 120×40, as the tests in this folder's README use it.
+"""Records what real programs write to terminals of 120×40, for the files in this folder.
 
     python record.py FOLDER [NAME…]
 
@@ -24,6 +24,8 @@ import tty
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+Keys = tuple[tuple[float, bytes], ...]  # what is typed, and seconds after the start
 
 TQDM = """
 import sys, time
@@ -67,12 +69,13 @@ for start in (16, 52, 88, 124, 160, 196, 232):
     print("".join(f"\x1b[38;5;{n}m{n:4d}" for n in range(start, min(start + 36, 256), 3)) + "\x1b[m")
 print("".join(f"\x1b[38;2;{255 - n};{n};128m#" for n in range(0, 256, 4)) + "\x1b[0m")
 print("".join(f"\x1b[48:2::{n}:64:{255 - n}m " for n in range(0, 256, 8)) + "\x1b[0m")
-print("\x1b[1mbold\x1b[22m \x1b[2mdim\x1b[22m \x1b[3mitalic\x1b[23m \x1b[4munder\x1b[24m \x1b[7minverse\x1b[27m \x1b[1;4;31mall\x1b[0m")
+print("\x1b[1mbold\x1b[22m \x1b[2mdim\x1b[22m \x1b[3mitalic\x1b[23m \x1b[4munder\x1b[24m", end=" ")
+print("\x1b[7minverse\x1b[27m \x1b[1;4;31mall\x1b[0m")
 """
 
 
 def record(
-    command: list[str], folder: Path, env: dict[str, str], keys: tuple[tuple[float, bytes], ...] = (), split: bool = False
+    command: list[str], folder: Path, env: dict[str, str], keys: Keys = (), *, split: bool = False
 ) -> list[tuple[str, bytes]]:
     """Run `command`; return what it wrote, by terminal: one of the usual kind, or two without output processing."""
     masters: dict[int, str] = {}
@@ -117,7 +120,7 @@ def small_wheel(folder: Path) -> Path:
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("demo_wheel/data.bin", os.urandom(3_000_000))
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: demo-wheel\nVersion: 1.0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: demo\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     return path
 
@@ -164,20 +167,22 @@ def clone(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def apt(folder: Path) -> list[tuple[str, bytes]]:
-    options = ["-y", "-o", "Dpkg::Progress-Fancy=1", "-o", "APT::Color=1", "-o", r"Dir::Ignore-Files-Silently::=\.disabled"]
-    command = ["apt-get", "install", "--reinstall", *options, "sensible-utils"]
-    return record(command, folder, {"DEBIAN_FRONTEND": "noninteractive"})
+    (folder / "archives" / "partial").mkdir(parents=True)
+    options = ["Dpkg::Progress-Fancy=1", "APT::Color=1", "APT::Sandbox::User=root"]
+    options += [f"Dir::Cache::Archives={folder}/archives", r"Dir::Ignore-Files-Silently::=\.disabled"]
+    command = ["apt-get", "install", "-y", "--reinstall", *(word for option in options for word in ("-o", option))]
+    return record([*command, "sensible-utils"], folder, {"DEBIAN_FRONTEND": "noninteractive"})
 
 
-def vim(folder: Path, keys: tuple[tuple[float, bytes], ...]) -> list[tuple[str, bytes]]:
+def vim(folder: Path, keys: Keys) -> list[tuple[str, bytes]]:
     (folder / "poem.txt").write_text("one\ntwo\nthree\n")
     quoted = "printf 'before\\n'; vim -u NONE -i NONE -n poem.txt; printf 'after\\n'"
     return record(["sh", "-c", quoted], folder, {}, keys)
 
 
 def shell(folder: Path) -> list[tuple[str, bytes]]:
-    keys = [b"echo hello wurld", b"\x7f" * 4, b"orld", b"\x01", b"\x1bf\x1bd", b" goodbye", b"\r", b"\x1b[A\x17\x17", b"x y\r"]
-    keys += [b"\x1b[A", b"\x1b[D" * 3, b"\x7f", b"\r", b"exit\r"]
+    keys = [b"echo hello wurld", b"\x7f" * 4, b"orld", b"\x01", b"\x1bf\x1bd", b" goodbye", b"\r"]
+    keys += [b"\x1b[A\x17\x17", b"x y\r", b"\x1b[A", b"\x1b[D" * 3, b"\x7f", b"\r", b"exit\r"]
     typed = tuple((0.5 + 0.2 * at, key) for at, key in enumerate(keys))
     env = {"PS1": "$ ", "HISTFILE": "", "INPUTRC": os.devnull}
     return record(["bash", "--norc", "--noprofile", "-i"], folder, env, typed)
@@ -208,11 +213,12 @@ def main() -> None:
     for name in sys.argv[2:] or RECORDINGS:
         with tempfile.TemporaryDirectory() as folder:
             seen = RECORDINGS[name](Path(folder))
-        if len({channel for channel, _ in seen}) == 1:
+        if {channel for channel, _ in seen} == {"stdout"}:
             (out / f"{name}.raw").write_bytes(scrub(b"".join(data for _, data in seen), Path(folder)))
         else:
-            lines = [json.dumps([channel, scrub(data, Path(folder)).decode()], ensure_ascii=False) for channel, data in seen]
-            (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+            scrubbed = [[channel, scrub(data, Path(folder)).decode()] for channel, data in seen]
+            lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in scrubbed]
+            (out / f"{name}.jsonl").write_text("".join(lines))
         print(f"{name}: {sum(len(data) for _, data in seen)} bytes")
 
 

@@ -292,11 +292,16 @@ class _Screen:
         """Go to a column; never further than the terminal is wide or than text already goes."""
         self._x = max(0, min(x, max(self._x, MAX_COLUMNS) if self._columns is None else self._columns - 1))
 
+    def _back(self, columns: int) -> None:
+        if self._x == self._columns:
+            self._x -= 1  # behind the last column is still on it
+        self._column(self._x - columns)
+
     def _control(self, char: str) -> None:
         if char == "\r":
             self._x = 0
         elif char == "\b":
-            self._column(self._x - 1)
+            self._back(1)
         elif char == "\t":
             self._column(self._x - self._x % 8 + 8)
         else:
@@ -331,7 +336,7 @@ class _Screen:
         elif final in "Ca":
             self._column(self._x + n)
         elif final == "D":
-            self._column(min(self._x, (self._columns or self._x + 1) - 1) - n)
+            self._back(n)
         elif final in "G`":
             self._column(n - 1)
         elif final in "Hf":
@@ -366,7 +371,8 @@ class _Screen:
         self._saved, self._between = (self._y, self._x, self._style), True
 
     def _restore(self) -> None:
-        (self._y, self._x, self._style), self._between, self._in_footer = self._saved, False, False
+        y, self._x, self._style = self._saved
+        self._y, self._between, self._in_footer = max(y, self._highest()), False, False
 
     def _written(self) -> bool:
         """Whether there is a row under the cursor."""

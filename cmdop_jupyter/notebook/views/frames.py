@@ -70,11 +70,14 @@ class FrameBudget(Generic[K]):
         return grants
 
     def sent(self, now: float, key: K, size: int, messages: int) -> None:
-        """Take what a view sent, perhaps nothing: the answer to its grant, or something beyond the plan."""
+        """Take what a view sent: the answer to its grant, or something beyond the plan.
+
+        A frame that turned out to be nothing new counts as one message: it was work all the same.
+        """
         if self._granted.pop(key, None) is not None:
             self._shown[key] = now
-        if messages:
-            self._sent.append((now, size, messages))
+            messages = max(1, messages)
+        self._sent.append((now, size, messages))
 
     def next_due(self, now: float) -> float | None:
         """Return when `plan` will have something; None when no view waits, or only an answer can make room."""

@@ -211,22 +211,30 @@ def frozen_bundle(
 
 def _bounded(render: Callable[[list[StyledLine]], Bundle], lines: list[StyledLine]) -> Bundle:
     """Render, with lines cut as far as it takes to stay within what a file should hold."""
-    bundle = render(lines)
-    for limit, plain in ((1000, False), (500, False), (250, False), (250, True), (120, True), (60, True), (25, True)):
-        if sum(len(text.encode()) for text in bundle.values()) <= MAX_SAVED:
-            break
-        bundle = render([_shortened(line, limit, plain) for line in lines])
-    return bundle
+    for limit, plain in (
+        (2000, False),
+        (1000, False),
+        (500, False),
+        (250, False),
+        (250, True),
+        (120, True),
+        (60, True),
+    ):
+        made = [_shortened(line, limit, plain) for line in lines]
+        if 2 * sum([len(text) for line in made for text, _ in line.spans]) < MAX_SAVED:  # else it is too much anyway
+            bundle = render(made)
+            if sum([len(text.encode()) for text in bundle.values()]) <= MAX_SAVED:
+                return bundle
+    return render([_shortened(line, 25, True) for line in lines])
 
 
 def _shortened(line: StyledLine, limit: int, plain: bool) -> StyledLine:
     spans, left = [], limit
     for text, style in line.spans:
-        if left > 0:
-            spans.append((text[:left], style))
-            left -= len(text)
-    if plain and spans:
-        spans = [("".join([text for text, _ in spans]), PLAIN)]
+        if left <= 0:
+            break
+        spans.append((text[:left], PLAIN if plain else style))
+        left -= len(text)
     return StyledLine(line.channel, tuple(spans), line.characters, line.headless)
 
 
