@@ -78,10 +78,9 @@ class Terminal:
         Raises:
             UnknownMachine, NameInUse, StartFailed, InvalidRequest: Nothing was started.
         """
-        where = machine(machine_name)
-        session_id = new_id()
+        where = self._machine if machine_name == self._machine.name else machine(machine_name)
         request = StartRequest(
-            id=session_id,
+            id=new_id(),
             name=name or ("shell" if command is None else "command"),
             free_name=name is None,
             script=command,

@@ -20,6 +20,7 @@ from .agent.log import Chunk
 LONGEST_LINE = 64 * 1024  # bytes of a line, before it is decoded; then it is cut. Bounds memory
 LONGEST_STRING = 4096  # characters of an OSC or the like; xterm and VTE keep about as much
 
+_NEVER = 1 << 63
 _CANCEL = "\x18"  # ends every sequence
 _FEW = 12  # different colours in a block
 _CSI = regex.compile(r"\x1b\[[0-?]*+[ -/]*+[@-~]", regex.VERSION1)
@@ -223,14 +224,17 @@ class Block:
     def lines(self) -> list[Line]:
         """Return all of them."""
         texts = self.data[: self.stop].decode().split("\n")
-        locate, channel = self._source.places.locate, self._source.channel
+        places, channel, position = self._source.places, self._source.channel, self.position
+        shift = wall_ns = until = -1
         lines = []
         for text, (start, stop, cut) in zip(texts, self.bounds(), strict=True):
-            first, wall_ns = locate(self.position + start)
-            last = first
+            if position + start >= until:
+                shift, wall_ns, until = places.piece(position + start)
+            first = last = position + start + shift
             if stop > start:
-                last, wall_ns = locate(self.position + stop - 1)
-                last += 1
+                if position + stop > until:
+                    shift, wall_ns, until = places.piece(position + stop - 1)
+                last = position + stop + shift
             lines.append(Line(text, channel, first, last, wall_ns, cut, True))
         return lines
 
@@ -260,29 +264,33 @@ class Places:
 
     def __init__(self) -> None:
         self._positions: list[int] = []
-        self._offsets: list[int] = []
+        self._shifts: list[int] = []  # what offsets have more than positions
         self._times: list[int] = []
 
     def add(self, position: int, offset: int, wall_ns: int) -> None:
         """Say that the channel's bytes from `position` on lie at `offset`, and when they were read."""
-        if self._positions:
-            together = offset - self._offsets[-1] == position - self._positions[-1]
-            if together and wall_ns == self._times[-1]:
-                return
+        if self._positions and offset - position == self._shifts[-1] and wall_ns == self._times[-1]:
+            return
         self._positions.append(position)
-        self._offsets.append(offset)
+        self._shifts.append(offset - position)
         self._times.append(wall_ns)
 
     def locate(self, position: int) -> tuple[int, int]:
         """Return the offset and the time of the byte at `position`."""
-        index = bisect_right(self._positions, position) - 1
-        return self._offsets[index] + position - self._positions[index], self._times[index]
+        shift, wall_ns, _ = self.piece(position)
+        return position + shift, wall_ns
+
+    def piece(self, position: int) -> tuple[int, int, int]:
+        """Return how much larger offsets are than positions, and the time, from `position` up to the third number."""
+        index = bisect_right(self._positions, position)
+        until = self._positions[index] if index < len(self._positions) else _NEVER
+        return self._shifts[index - 1], self._times[index - 1], until
 
     def forget(self, position: int) -> None:
         """Forget all before `position`."""
         index = bisect_right(self._positions, position) - 1
         if index > 0:
-            del self._positions[:index], self._offsets[:index], self._times[:index]
+            del self._positions[:index], self._shifts[:index], self._times[:index]
 
 
 def line_of(places: Places, channel: str, content: bytes, position: int, *, cut: bool, whole: bool) -> Line:

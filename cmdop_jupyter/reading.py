@@ -1,24 +1,33 @@
-"""Ways to read a stream's log: the gap where bytes were dropped, lines there and to come, places to start at."""
+"""Ways to read a session's log: pieces as they come, the gap where bytes were dropped, lines, places to start at."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
-from .agent.log import Chunk
-from .errors import InvalidRequest
+from .agent.log import CHANNELS, Chunk
+from .errors import InvalidRequest, LogDropped
 from .lines import Line, LineAssembler
+from .machines.base import Machine
 from .patterns import Grep
+from .runtime import Pending, runtime
 from .waiting import Pattern, words
 
 if TYPE_CHECKING:
     from .stream import Stream
 
+READ_SIZE = 256 * 1024  # bytes a cursor asks for at a time
+FIRST_TAIL = 64 * 1024  # bytes in which the newest lines are looked for at first
+LAST_TAIL = 64 * 1024 * 1024  # and at last
+
 Start = str | int | None
+Begin = Callable[[], Awaitable[int]]  # where a cursor begins; "now" has to be asked for
 
 
 class Gap(Chunk):
     """A place in the log whose bytes were dropped at its size limit: from `offset` to `end`; no data."""
+
+    __slots__ = ("_end",)
 
     def __init__(self, offset: int, end: int) -> None:
         super().__init__(offset, "", 0, 0, b"")
@@ -37,37 +46,39 @@ class Lines:
 
     def __init__(self, stream: Stream, start: Start, channel: str | None, pattern: Pattern | None) -> None:
         self._stream, self._start, self._channel, self._pattern = stream, start, channel, pattern
+        offset_of(start, 0)
+        if channel not in (None, *CHANNELS):
+            raise InvalidRequest(f"a channel is {', '.join(CHANNELS)}, not {channel!r}")
         self._sieve()  # a pattern that does not compile is told now
 
     def __iter__(self) -> Iterator[Line]:
-        end = self._stream.status.end
+        stream = self._stream
+        end = stream.status.end
         sieve = self._sieve()
-        for chunk in self._stream._read_chunks(offset_of(self._start, end), end):
-            yield from self._feed(sieve, chunk)
-        yield from self._only(sieve.end())
+        for chunk in read_chunks(stream._machine, stream.session_id, offset_of(self._start, end), end):
+            yield from _feed(sieve, chunk)
+        yield from sieve.end()
 
     async def __aiter__(self) -> AsyncIterator[Line]:
         sieve = self._sieve()
         async for chunk in self._stream.chunks(self._start):
-            for line in self._feed(sieve, chunk):
+            for line in _feed(sieve, chunk):
                 yield line
-        for line in self._only(sieve.end()):
+        for line in sieve.end():
             yield line
 
     def __repr__(self) -> str:
-        what = "lines" if self._pattern is None else f"lines that match {words([self._pattern])!r}"
+        what = "lines" if self._pattern is None else f"lines that match /{words([self._pattern])}/"
         return f"<{what} of {self._stream.name}: iterate, or `async for` to follow>"
 
     def _sieve(self) -> LineAssembler | Grep:
-        return LineAssembler() if self._pattern is None else Grep(self._pattern)
+        return LineAssembler(self._channel) if self._pattern is None else Grep(self._pattern, self._channel)
 
-    def _feed(self, sieve: LineAssembler | Grep, chunk: Chunk) -> list[Line]:
-        if isinstance(chunk, Gap):
-            return self._only(sieve.gap(chunk.offset, chunk.end))
-        return self._only(sieve.feed([chunk]) if isinstance(sieve, Grep) else sieve.feed(chunk))
 
-    def _only(self, lines: list[Line]) -> list[Line]:
-        return [line for line in lines if self._channel in (None, line.channel)]
+def _feed(sieve: LineAssembler | Grep, chunk: Chunk) -> list[Line]:
+    if isinstance(chunk, Gap):
+        return sieve.gap(chunk.offset, chunk.end)
+    return sieve.feed([chunk]) if isinstance(sieve, Grep) else sieve.feed(chunk)
 
 
 def offset_of(start: Start, end: int) -> int:
@@ -81,3 +92,76 @@ def offset_of(start: Start, end: int) -> int:
     if start == "now":
         return end
     raise InvalidRequest(f'start is "begin", "now" or a byte offset, not {start!r}')
+
+
+def known(offset: int) -> Begin:
+    """A place to begin that is known."""
+
+    async def begin() -> int:
+        return offset
+
+    return begin
+
+
+async def batches(machine: Machine, session_id: str, start: Begin, *, follow: bool) -> AsyncIterator[list[Chunk]]:
+    """The one primitive: what the log holds from `start` on, a list at a time. On the I/O thread.
+
+    Ends when the session has ended; without `follow`, with what is there. A `Gap` stands for dropped bytes.
+    """
+    offset = await start()
+    read = machine.read if follow else machine.read_nowait
+    while True:
+        try:
+            batch = await read(session_id, offset, READ_SIZE)
+        except LogDropped as gap:
+            batch = [_gap(offset, gap)]
+        if not batch:
+            return
+        offset = batch[-1].end
+        yield batch
+
+
+async def on_caller(batches: AsyncIterator[list[Chunk]]) -> AsyncIterator[Chunk]:
+    """Walk `batches` on the I/O thread for a caller on any loop."""
+    while True:
+        step = _next(batches)
+        batch = await (step if runtime().here() else Pending(step, "chunks", tied=True))
+        if batch is None:
+            return
+        for chunk in batch:
+            yield chunk
+
+
+def read_chunks(machine: Machine, session_id: str, start: int, end: int) -> Iterator[Chunk]:
+    """What is in the log between two offsets. Blocks."""
+    while start < end:
+        try:
+            batch = runtime().wait(machine.read_nowait(session_id, start, min(end - start, READ_SIZE)))
+        except LogDropped as gap:
+            batch = [_gap(start, gap)]
+        if not batch:
+            return
+        yield from batch
+        start = batch[-1].end
+
+
+async def tail_lines(machine: Machine, session_id: str, count: int) -> list[Line]:
+    """The newest `count` lines, oldest first; the last may be unfinished. On the I/O thread."""
+    size = FIRST_TAIL
+    while True:
+        chunks = (await machine.tail(session_id, size)).chunks
+        assembler = LineAssembler()
+        lines = [line for chunk in chunks for line in assembler.feed(chunk)] + assembler.end()
+        if len(lines) > count or not chunks or chunks[0].offset == 0 or size >= LAST_TAIL:
+            return sorted(lines, key=lambda line: line.start)[-count:]
+        size *= 4
+
+
+def _gap(offset: int, error: LogDropped) -> Gap:
+    if error.first <= offset:  # nothing is left behind it
+        raise error
+    return Gap(offset, error.first)
+
+
+async def _next(batches: AsyncIterator[list[Chunk]]) -> list[Chunk] | None:
+    return await anext(batches, None)

@@ -17,7 +17,8 @@ from .errors import InvalidRequest
 from .runtime import Worker, runtime
 
 Handler = Callable[..., Any]
-Events = AsyncIterator[tuple[tuple[Any, ...], int]]  # arguments for one call, and the log offset behind them
+Events = AsyncIterator[tuple[tuple[Any, ...] | None, int | None]]
+"""Arguments for one call (None: no call) and the log offset behind them (None: it has nothing to do with the log)."""
 
 
 def arity(handler: Handler, *, most: int = 2) -> int:
@@ -102,25 +103,31 @@ class Subscription:
 
     Attributes:
         errors: How often the handler raised.
-        offset: The log offset up to which it was served (output handlers).
+        offset: The log offset up to which it was served; None before it began, and where it is not about output.
+        removed: It is not called any more.
     """
 
     def __init__(self, handler: Handler, place: Place, report: Callable[[BaseException], None]) -> None:
-        self.handler, self.errors, self.offset = handler, 0, 0
+        self.handler, self.errors, self.removed = handler, 0, False
+        self.offset: int | None = None
         self._place, self._report = place, report
         self._task: asyncio.Task[None] | None = None
-        self._removed = False
 
-    def start(self, events: Events) -> asyncio.Task[None]:
+    def start(self, events: Events, on_end: Callable[[Subscription], None]) -> None:
         """Serve `events`, one after the other. On the I/O thread."""
+
+        def end(_: object) -> None:
+            self._place.close()
+            on_end(self)
+
         self._task = asyncio.get_running_loop().create_task(self._serve(events))
-        if self._removed:
+        self._task.add_done_callback(end)
+        if self.removed:
             self._task.cancel()
-        return self._task
 
     def remove(self) -> None:
         """Call the handler no more; a call that is under way ends by itself."""
-        self._removed = True
+        self.removed = True
         runtime().call_later(lambda: self._task and self._task.cancel())
 
     def __enter__(self) -> Subscription:
@@ -131,12 +138,15 @@ class Subscription:
 
     def __repr__(self) -> str:
         name = getattr(self.handler, "__qualname__", repr(self.handler))
-        return f"<Subscription {name}: at byte {self.offset}, {self.errors} errors>"
+        at = "" if self.offset is None else f" at byte {self.offset},"
+        return f"<Subscription {name}:{at} {self.errors} errors>"
 
     async def _serve(self, events: Events) -> None:
         try:
             async for arguments, offset in events:
-                error = await self._place.run(functools.partial(self.handler, *arguments))
+                error = None
+                if arguments is not None:
+                    error = await self._place.run(functools.partial(self.handler, *arguments))
                 self.offset = offset
                 if error is not None:
                     self.errors += 1
@@ -145,8 +155,6 @@ class Subscription:
             pass
         except Exception as error:  # its cursor met it, and cannot go on
             self._report(error)
-        finally:
-            self._place.close()
 
 
 class Subscriptions:
@@ -154,12 +162,17 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self.all: list[Subscription] = []
-        self.lost_errors = 0  # of handlers that are no more
+        self._errors = 0  # of handlers that are no more
         self._name = "a stream"
         self._attached = False
         self._waiting: list[tuple[Subscription, Callable[[], Events]]] = []
         self._error_handlers: list[Handler] = []
         self._shown: set[tuple[object, ...]] = set()
+
+    @property
+    def errors(self) -> int:
+        """How often handlers raised."""
+        return self._errors + sum(subscription.errors for subscription in self.all)
 
     def add(self, handler: Handler, events: Callable[[], Events], *, thread: bool) -> Subscription:
         """Call `handler` for each of `events`, which are asked for once the stream is attached."""
@@ -197,14 +210,14 @@ class Subscriptions:
             show_error(f"a handler of {self._name}", error)
 
     def _begin(self, subscription: Subscription, events: Callable[[], Events]) -> None:
-        if self._attached or subscription._removed:
-            subscription.start(events()).add_done_callback(lambda _: self._done(subscription))
+        if self._attached or subscription.removed:
+            subscription.start(events(), self._end)
         else:
             self._waiting.append((subscription, events))
 
-    def _done(self, subscription: Subscription) -> None:
+    def _end(self, subscription: Subscription) -> None:
         self.all.remove(subscription)
-        self.lost_errors += subscription.errors
+        self._errors += subscription.errors
 
 
 def show_error(what: str, error: BaseException) -> None:
@@ -236,9 +249,7 @@ def _call_in_worker(function: Callable[[], Any]) -> BaseException | None:
     return None
 
 
-def _call_on_loop(
-    function: Callable[[], Any], answer: concurrent.futures.Future[BaseException | None]
-) -> None:
+def _call_on_loop(function: Callable[[], Any], answer: concurrent.futures.Future[BaseException | None]) -> None:
     if not answer.set_running_or_notify_cancel():
         return  # it was removed
     try:

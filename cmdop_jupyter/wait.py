@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
-from .errors import InvalidRequest, SessionNotFound
-from .runtime import Pending
+from .errors import InvalidRequest, SessionEnded
 from .reading import Start
-from .stream import Stream, streams
-from .waiting import Match, Patterns, as_list, words
+from .runtime import Pending
+from .stream import Stream
+from .streams import streams
+from .waiting import Match, Patterns, Wait, watched
 
-__all__ = ["Match", "find_stream", "wait_all", "wait_for"]
+__all__ = ["Match", "wait_all", "wait_for"]
 
 
 def wait_for(
@@ -28,16 +29,17 @@ def wait_for(
     """Wait until a line of a stream matches `pattern`: `ready = await wait_for(r"port (\\d+)", "api", timeout=60)`.
 
     A line is tried when it is whole, decoded and without escape sequences; an unfinished one (a prompt) once its
-    channel was quiet for `settle` seconds. What was printed before the call counts: a wait begins behind the match of
-    the wait before it, the first one at the beginning, and the same cell run again where it began the first time. The
-    answer depends on the log and its times alone, so it is the same live and afterwards.
+    channel was quiet for `settle` seconds. What was printed before the call counts: a wait begins behind the last match
+    of the waits before it, the first one at the beginning, and the same cell run again where it began the first time.
+    The answer depends on the log and its times alone, so it is the same live and afterwards.
 
     Args:
         pattern: A regular expression with the meaning of `re` (str for lines, bytes for raw output), or a list of
             them; the first match in the log wins.
         stream: A stream or its name; the latest one when it is not given.
         fail: Patterns that end the wait with `FailPatternSeen`; on one line they win.
-        timeout: Seconds until `WaitTimeout`; it limits the waiting, never the command.
+        timeout: Seconds until `WaitTimeout`; it limits the waiting, never the command. What is in the log when the wait
+            begins is looked at in any case.
         start: `"begin"`, `"now"` or a byte offset, instead of the place told above.
         channel: Look at `"stdout"`, `"stderr"` or `"tty"` only.
         settle: Seconds of quiet after which an unfinished line counts; at least 0.05.
@@ -49,7 +51,7 @@ def wait_for(
         WaitTimeout, SessionEnded, FailPatternSeen, PatternTooSlow: From the await. The session goes on, if it does.
         PatternError, SessionNotFound: At the call.
     """
-    target = find_stream(stream)
+    target = streams.find(stream)
     return target.wait_for(pattern, fail=fail, timeout=timeout, start=start, channel=channel, settle=settle)
 
 
@@ -75,47 +77,38 @@ def wait_all(
     """
     if isinstance(of, (str, Stream)):
         of = [of]
-    targets = [find_stream(one) for one in (streams.values() if of is None else of)]
+    targets = [streams.find(one) for one in (streams.values() if of is None else of)]
     if not targets:
         raise InvalidRequest("there is no stream to wait for; `%%cmdop` starts one")
-    waits = [
-        target.wait_for(pattern, fail=fail, timeout=timeout, start=start, channel=channel, settle=settle)
-        for target in targets
-    ]
-    what = f"wait_all /{words(as_list(pattern, 'pattern'))}/ on {len(waits)} streams"
-    return Pending(_gather(waits, any), what, tied=True)
+    waits = [Wait(pattern, fail=fail, timeout=timeout, channel=channel, settle=settle) for target in targets]
+    names = [target.name for target in targets]  # all of them are attached
+    works = [target._begin_wait(wait, start) for target, wait in zip(targets, waits, strict=True)]
+    what = f"/{waits[0].words}/"
+    work = watched(targets, what, _first(works) if any else _every(works))
+    return Pending(work, f"wait_all {what} in {', '.join(names)}", tied=True)
 
 
-async def _gather(waits: list[Pending[Match]], just_one: bool) -> list[Match]:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
+async def _every(works: list[Coroutine[Any, Any, Match]]) -> list[Match]:
     try:
-        if not just_one:
-            return list(await asyncio.gather(*tasks))
-        failure: BaseException | None = None
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _first(works: list[Coroutine[Any, Any, Match]]) -> list[Match]:
+    tasks = [asyncio.create_task(work) for work in works]
+    ended: SessionEnded | None = None
+    try:
         for task in asyncio.as_completed(tasks):
             try:
                 return [await task]
-            except Exception as error:
-                failure = failure or error
-        assert failure is not None
-        raise failure
+            except SessionEnded as error:
+                ended = ended or error
+        assert ended is not None
+        raise ended
     finally:
-        for task in tasks:
-            task.cancel()
+        for one in tasks:
+            one.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def find_stream(wanted: Stream | str | None) -> Stream:
-    """The stream of that name, or the latest. Raises SessionNotFound."""
-    if isinstance(wanted, Stream):
-        return wanted
-    if wanted is None:
-        latest = streams.latest
-        if latest is None:
-            raise SessionNotFound("the latest", ())
-        return latest
-    if not isinstance(wanted, str):
-        raise InvalidRequest(f"a stream or the name of one is wanted, not {wanted!r}")
-    if wanted not in streams:
-        raise SessionNotFound(wanted, tuple(difflib.get_close_matches(wanted, list(streams), 3)))
-    return streams[wanted]

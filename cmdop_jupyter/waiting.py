@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from .agent.log import Chunk
-from .errors import InvalidRequest, LogDropped, SessionEnded
+from .agent.log import MERGE_MS, Chunk
+from .errors import CmdopError, InvalidRequest, LogDropped, PatternTooSlow, SessionEnded, StillRunning, WaitTimeout
 from .lines import Line, LineAssembler
-from .machines.base import Machine, Status
+from .machines.base import Exit, Machine, SessionFacts, Status
 from .patterns import Hit, Searcher
 
 if TYPE_CHECKING:
     from .stream import Stream
 
 READ_SIZE = 1024 * 1024  # bytes a wait asks for at a time
-AFTER_FAILURE_MS = 500  # how long after an exit that was not 0 the last words may still come
+LAST_WORDS_MS = 500  # how long after an exit that was not 0 the last words may still come
 LAST_LINES = 5
 LAST_BYTES = 16 * 1024  # of the log that are searched for them
-BEFORE_BYTES = 64 * 1024  # of the log that `Match.before` looks at
+LINE_SHOWN = 300  # characters of a line in a message
 
 Pattern = str | bytes | re.Pattern[str] | re.Pattern[bytes]
 Patterns = Pattern | Sequence[Pattern]
+T = TypeVar("T")
+log = logging.getLogger("cmdop_jupyter")
 
 
 class Match:
     """Where a pattern was seen, and what it caught: as `re.Match`, plus its place in the log.
 
     Attributes:
-        line: The line it was seen on: decoded, without escape sequences. For a bytes pattern, what it matched.
+        line: The line it was seen on: decoded, without escape sequences. For a bytes pattern, that of its last byte.
         pattern: The pattern that matched, as it was given; `index`: its place in the list.
         start, end: Byte offsets in the log.
         time: When its last byte was read: seconds since the epoch, by the machine's clock.
@@ -39,22 +42,18 @@ class Match:
         stream: Where it was seen.
     """
 
-    def __init__(self, hit: Hit, pattern: Pattern, stream: Stream | None, began: int) -> None:
+    def __init__(self, hit: Hit, pattern: Pattern, stream: Stream, before: Callable[[], str]) -> None:
         self._match: Any = hit.match
+        self._before = before
         self.pattern, self.stream = pattern, stream
         self.line, self.channel, self.cut = hit.line, hit.channel, hit.cut
         self.index, self.start, self.end = hit.index, hit.start, hit.end
         self.time = hit.wall_ns / 1e9
-        self._began = began
 
     @property
     def before(self) -> str:
-        """What its channel said between the start of the wait and the match (of it, the last 64 KiB)."""
-        if self.stream is None:
-            return ""
-        start = max(self._began, self.start - BEFORE_BYTES)
-        chunks = self.stream._read_chunks(start, self.start)
-        return b"".join(chunk.data for chunk in chunks if chunk.channel == self.channel).decode("utf-8", "replace")
+        """What its channel said between the start of the wait and the match: of it the last 64 KiB, as text."""
+        return self._before()
 
     def group(self, *groups: int | str) -> Any:
         return self._match.group(*groups)
@@ -72,11 +71,106 @@ class Match:
         return f"<Match {self.group()!r} in {self.line[:80]!r}, {self.channel} at byte {self.start}>"
 
 
+class Wait:
+    """What is looked for, on one session, and for how long.
+
+    Args:
+        pattern, fail, channel, settle: As for `cmdop_jupyter.wait_for`; `pattern` may be empty when `fail` is not.
+        timeout: Seconds until `WaitTimeout`. What is in the log when the wait begins is looked at in any case.
+        exit_ends: Any exit ends the wait half a second later, not only one that was not 0.
+
+    Raises:
+        PatternError: A pattern does not compile.
+        InvalidRequest: Something else makes no sense.
+    """
+
+    def __init__(
+        self,
+        pattern: Patterns,
+        *,
+        fail: Patterns | None = None,
+        timeout: float | None = None,
+        channel: str | None = None,
+        settle: float = 0.25,
+        exit_ends: bool = False,
+    ) -> None:
+        self.patterns, self.fails = as_list(pattern, "pattern"), as_list(fail, "fail")
+        if not self.patterns and not self.fails:
+            raise InvalidRequest("there is no pattern to wait for")
+        if timeout is not None and not timeout >= 0:
+            raise InvalidRequest(f"timeout is seconds, 0 or more, not {timeout}")
+        try:
+            self._searcher = Searcher(self.patterns, self.fails, channel=channel, settle=settle)
+        except CmdopError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(str(error)) from None
+        self.words = words(self.patterns or self.fails)
+        self._timeout, self._exit_ends = timeout, exit_ends
+
+    async def run(
+        self, machine: Machine, session: SessionFacts, start: Callable[[], Awaitable[int]]
+    ) -> tuple[Hit, Pattern, int]:
+        """Wait; return the match, its pattern, and where the wait began. Once only.
+
+        Raises:
+            WaitTimeout, SessionEnded, PatternTooSlow: There is none.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if self._timeout is None else loop.time() + self._timeout
+        try:
+            async with asyncio.timeout(None) as limit:
+                offset = await start()
+                reading = _Reading(machine, session.id, self._searcher, offset, self._exit_ends)
+                reading.when_history_is_read = lambda: limit.reschedule(deadline)
+                try:
+                    hit = await reading.run()
+                finally:
+                    reading.close()
+        except PatternTooSlow:
+            raise
+        except TimeoutError:
+            tail = await machine.tail(session.id, LAST_BYTES)
+            newest = last_words(tail.chunks)
+            last = newest[-1].text[:LINE_SHOWN] if newest else None
+            raise WaitTimeout(self.words, self._timeout or 0.0, session.name, last) from None
+        if hit is None:
+            raise await ended(machine, session, self.words)
+        return hit, (self.fails if hit.failed else self.patterns)[hit.index], offset
+
+
+class WaitPlaces:
+    """Where the waits of one stream begin: behind the last match in the log, or where the same cell began before.
+
+    Args:
+        origin: Where the first one begins.
+    """
+
+    def __init__(self, origin: int) -> None:
+        self._next = origin
+        self._of_cells: dict[Hashable, int] = {}
+        self._runs: dict[Hashable, int] = {}  # run of a cell -> waits it has begun
+
+    def begin(self) -> int:
+        """Where a wait begins that is asked for now."""
+        run = current_cell()
+        if run is None:
+            return self._next
+        cell, execution = run
+        number = self._runs.get(execution, 0)
+        self._runs[execution] = number + 1
+        return self._of_cells.setdefault((cell, number), self._next)
+
+    def matched(self, end: int) -> None:
+        """A wait has found a match that ends there."""
+        self._next = max(self._next, end)
+
+
 def as_list(patterns: Patterns | None, what: str) -> list[Pattern]:
     """One pattern or a list of them, as a list. Raises InvalidRequest for anything else."""
     if patterns is None:
         return []
-    several: list[Pattern] = list(patterns) if isinstance(patterns, (list, tuple)) else [patterns]  # type: ignore[list-item]
+    several: list[Any] = list(patterns) if isinstance(patterns, (list, tuple)) else [patterns]
     for pattern in several:
         if not isinstance(pattern, (str, bytes)) and not hasattr(pattern, "pattern"):
             raise InvalidRequest(
@@ -99,57 +193,70 @@ def last_words(chunks: Sequence[Chunk]) -> list[Line]:
     return [line for line in sorted(lines, key=lambda line: line.start) if line.text.strip()][-LAST_LINES:]
 
 
-async def search(machine: Machine, session_id: str, searcher: Searcher, start: int) -> Hit | None:
-    """Read the log from `start` on until `searcher` decides; None when the session ended, or failed, before it did.
-
-    The answer depends on the log alone: its bytes and the times recorded in it.
-    """
-    reading = _Reading(machine, session_id, searcher, start)
-    try:
-        return await reading.run()
-    finally:
-        reading.close()
-
-
 class _Reading:
-    """The state of one `search`."""
+    """Reads the log from `start` on until the searcher decides.
 
-    def __init__(self, machine: Machine, session_id: str, searcher: Searcher, start: int) -> None:
-        self._machine, self._id, self._searcher = machine, session_id, searcher
+    The answer depends on the log alone: its bytes, the times recorded in it, and how the command ended.
+    """
+
+    def __init__(self, machine: Machine, session_id: str, searcher: Searcher, start: int, exit_ends: bool) -> None:
+        self._machine, self._id, self._searcher, self._exit_ends = machine, session_id, searcher, exit_ends
         self._offset = start
         self._hit: Hit | None = None
         self._read: asyncio.Task[list[Chunk]] | None = None
         self._change: asyncio.Task[Status] | None = None
+        self.when_history_is_read: Callable[[], object] | None = None
 
     async def run(self) -> Hit | None:
+        """The match; None when the session ended, or failed, before there was one."""
         status = await self._machine.status(self._id)
+        history = status.end
         loop = asyncio.get_running_loop()
         heard = loop.time()
         while True:
-            cutoff = _cutoff(status)
+            if self._offset >= history and self.when_history_is_read is not None:
+                self.when_history_is_read()
+                self.when_history_is_read = None
+            cutoff = self._cutoff(status)
             if self._read is None:
                 self._read = asyncio.create_task(self._machine.read(self._id, self._offset, READ_SIZE))
             if self._change is None and status.live:
                 self._change = asyncio.create_task(self._machine.status(self._id, status.seq))
-            due = min((ms for ms in (cutoff, self._searcher.settles_at) if ms is not None), default=None)
-            clock_ms = status.clock_ms + (loop.time() - heard) * 1000  # about; what decides is asked below
-            patience = None if due is None or not status.live else max(0.0, (due - clock_ms) / 1000)
+            patience = self._patience(status, cutoff, (loop.time() - heard) * 1000)
             tasks = {task for task in (self._read, self._change) if task is not None}
             done, _ = await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if self._change in done or not done:
                 # Only what the machine itself says after a look at its clock and its log is sure to be final.
                 status, heard = await self._machine.status(self._id), loop.time()
-                if self._change in done:
+                if self._change is not None and self._change.done():
+                    self._change.result()
                     self._change = None
-                cutoff = _cutoff(status)
-                if status.end <= self._offset and status.live:
-                    hit = await self._think(self._searcher.quiet, _earliest(status.clock_ms, cutoff))
-                    if hit is not None:
-                        return hit
-                    if cutoff is not None and status.clock_ms >= cutoff:
-                        return await self._think(self._searcher.end)
+                cutoff = self._cutoff(status)
+                if status.live and status.end <= self._offset and await self._pass(status.clock_ms, cutoff):
+                    return self._hit
             if self._read in done and await self._take(self._read, cutoff):
                 return self._hit
+
+    def _cutoff(self, status: Status) -> int | None:
+        """The session's clock at which the command has had its last word; None where that is not known."""
+        if status.exit is None or (status.exit.ok and not self._exit_ends):
+            return None
+        return status.exited_ms + LAST_WORDS_MS
+
+    def _patience(self, status: Status, cutoff: int | None, ago_ms: float) -> float | None:
+        """Seconds until time alone may decide."""
+        times = [self._searcher.settles_at, None if cutoff is None else cutoff + MERGE_MS]
+        due = min((ms for ms in times if ms is not None), default=None)
+        return None if due is None or not status.live else max(0.0, (due - status.clock_ms - ago_ms) / 1000)
+
+    async def _pass(self, clock_ms: int, cutoff: int | None) -> bool:
+        """All up to `clock_ms` was read; return whether that decides."""
+        self._hit = await self._think(self._searcher.quiet, clock_ms if cutoff is None else min(clock_ms, cutoff))
+        # A byte that comes a little later may still share a record, and so a time, with one before the cutoff.
+        if self._hit is None and cutoff is not None and clock_ms >= cutoff + MERGE_MS:
+            self._hit = await self._think(self._searcher.end)
+            return True
+        return self._hit is not None
 
     async def _take(self, read: asyncio.Task[list[Chunk]], cutoff: int | None) -> bool:
         """Feed what was read; return whether that decides, one way or the other."""
@@ -157,45 +264,113 @@ class _Reading:
         try:
             chunks = read.result()
         except LogDropped as gap:
-            self._searcher.gap(self._offset, gap.first)
+            if gap.first <= self._offset:
+                raise
+            self._hit = await self._think(self._searcher.gap, self._offset, gap.first)
             self._offset = gap.first
-            return False
-        late = not chunks or (cutoff is not None and chunks[-1].mono_ms > cutoff)
+            return self._hit is not None
+        over = not chunks or (cutoff is not None and chunks[-1].mono_ms > cutoff)
         if chunks:
             self._offset = chunks[-1].end
             in_time = [chunk for chunk in chunks if cutoff is None or chunk.mono_ms <= cutoff]
             self._hit = await self._think(self._searcher.feed, in_time)
-        if self._hit is None and late:
+        if self._hit is None and over and cutoff is not None:
+            self._hit = await self._think(self._searcher.quiet, cutoff)
+        if self._hit is None and over:
             self._hit = await self._think(self._searcher.end)
-        return late or self._hit is not None
+        return over or self._hit is not None
 
-    async def _think(self, work: Any, *args: Any) -> Hit | None:
+    async def _think(self, work: Callable[..., Hit | None], *args: Any) -> Hit | None:
         """Search on a worker: a pattern may be slow, and streams must go on."""
-        hit: Hit | None = await asyncio.get_running_loop().run_in_executor(None, work, *args)
-        return hit
+        return await asyncio.get_running_loop().run_in_executor(None, work, *args)
 
     def close(self) -> None:
         for task in (self._read, self._change):
             if task is not None:
                 task.cancel()
+                task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
-def _cutoff(status: Status) -> int | None:
-    """The session's clock at which a failed command has had its last word; None when it has not failed."""
-    if status.exit is None or status.exit.ok:
-        return None
-    return status.exited_ms + AFTER_FAILURE_MS
+async def exit_of(machine: Machine, session_id: str) -> Exit | None:
+    """Wait until the command has exited; None when its session was lost."""
+    status = await machine.status(session_id)
+    while not status.over:
+        status = await machine.status(session_id, status.seq)
+    return status.exit
 
 
-def _earliest(clock_ms: int, cutoff: int | None) -> int:
-    return clock_ms if cutoff is None else min(clock_ms, cutoff)
+async def exit_in(machine: Machine, session: SessionFacts, timeout: float | None) -> Exit | None:
+    """As `exit_of`, for at most `timeout` seconds. Raises StillRunning."""
+    status = await machine.status(session.id)
+    if status.over:
+        return status.exit
+    try:
+        async with asyncio.timeout(timeout):
+            return await exit_of(machine, session.id)
+    except TimeoutError:
+        raise StillRunning(session.name, timeout or 0.0) from None
 
 
-async def ended(machine: Machine, session_id: str, name: str, pattern: str) -> SessionEnded:
+async def ended(machine: Machine, session: SessionFacts, pattern: str) -> SessionEnded:
     """The error that says how a session ended before `pattern` was seen."""
-    tail = await machine.tail(session_id, LAST_BYTES)
+    tail = await machine.tail(session.id, LAST_BYTES)
     status = tail.status
     how = str(status.exit) if status.exit is not None else status.state
     if status.exit is not None and status.state == "lost":
         how += ", its supervisor was lost"
-    return SessionEnded(pattern, name, how, tuple(line.text[:300] for line in last_words(tail.chunks)))
+    return SessionEnded(pattern, session.name, how, tuple(line.text[:LINE_SHOWN] for line in last_words(tail.chunks)))
+
+
+# -- what a front end adds
+
+
+def no_cell() -> tuple[Hashable, Hashable] | None:
+    """Outside a notebook there are no cells."""
+    return None
+
+
+current_cell: Callable[[], tuple[Hashable, Hashable] | None] = no_cell
+
+
+def set_current_cell(function: Callable[[], tuple[Hashable, Hashable] | None]) -> None:
+    """Tell how to know which cell runs, and which run of it this is: for "the same cell run again"."""
+    global current_cell
+    current_cell = function
+
+
+class WaitWatch(Protocol):
+    """What a front end does about one wait."""
+
+    async def done(self, outcome: object) -> None:
+        """The wait is over, with a result or an exception; called on the I/O thread before it is given out."""
+        ...
+
+
+_begin_watch: Callable[[Sequence[Stream], str], WaitWatch] | None = None
+
+
+def set_wait_hook(function: Callable[[Sequence[Stream], str], WaitWatch] | None) -> None:
+    """Call `function(streams, what)` whenever somebody begins to wait: the notebook's part of showing it."""
+    global _begin_watch
+    _begin_watch = function
+
+
+def watched(streams: Sequence[Stream], what: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """Let the front end show that somebody waits, and have its say before the answer is given out."""
+    watch = _begin_watch(streams, what) if _begin_watch is not None else None
+    return work if watch is None else _watched(watch, work)
+
+
+async def _watched(watch: WaitWatch, work: Coroutine[Any, Any, T]) -> T:
+    outcome: object = None
+    try:
+        outcome = result = await work
+    except BaseException as error:
+        outcome = error
+        raise
+    finally:
+        try:
+            await watch.done(outcome)
+        except Exception:
+            log.exception("showing that a wait is over failed")
+    return result

@@ -186,6 +186,13 @@ def test_vim_shows_its_screen_and_takes_it_away_when_it_ends():
     assert texts(fold(log(data), columns=120)) == ["before", "after"]
 
 
+def test_a_program_that_scrolled_its_own_screen_takes_all_of_it_away():
+    assert screen(b"one\n" * 3 + b"\x1b[?1049h" + b"y\x1b[K\n" * 9 + b"\x1b[?1049ltwo", max_lines=8) == ["one"] * 3 + [
+        "two"
+    ]
+    assert screen(b"one\n" * 3 + b"\x1b[?1049h" + b"y\x1b[K\n" * 99 + b"\x1b[?1049ltwo", max_lines=8) == ["two"]
+
+
 def test_bash_lines_read_as_they_were_edited():
     assert texts(fold(captured("bash.raw"), columns=120)) == [
         "$ echo goodbye world",
@@ -254,6 +261,7 @@ def test_a_cleared_progress_bar_leaves_no_row():
 
 def test_a_bar_cleared_with_a_background_leaves_one():
     assert fold(log(b"\x1b[41m  "))[0].spans == (("  ", Style(bg=1)),)
+    assert fold(log(b"\x1b[7m  \x1b[m  "))[0].spans == (("  ", Style(inverse=True)),)
 
 
 def test_each_channel_continues_its_own_row_where_it_stands():
@@ -304,6 +312,22 @@ def test_lines_out_of_reach_leave_their_colors_behind():
 
     assert lines[0].spans == (("more", Style(fg=1)),)
     assert lines[-1].spans == (("bold", Style(fg=1, bold=True)),)
+
+
+def test_many_lines_are_the_same_as_few_where_they_begin():
+    many = b"".join(b"%d\n" % number for number in range(7))
+    other = ("stderr", b"x\n")
+
+    assert screen(b"unfinished ", other, many, max_lines=5)[-5:] == ["2", "3", "4", "5", "6"]
+    assert screen(b"\x1b[9C" + many, max_lines=5) == ["2", "3", "4", "5", "6"]
+    assert screen(b"long row\n" * 9 + b"\x1b[5A", other, many, max_lines=5) == [
+        "3ong row",
+        "4ong row",
+        "x",
+        "5",
+        "6",
+    ]
+    assert screen(b"kept\n\x1b7\x1b[40;1H", other, many, b"\x1b8more", max_lines=5) == ["kept", "x", "more", "0123456"]
 
 
 def test_a_cursor_saved_in_a_line_that_is_gone_returns_to_the_oldest_row():

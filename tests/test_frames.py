@@ -215,6 +215,15 @@ def test_shares_shrink_where_more_was_sent_than_planned():
     assert min(page.sizes) >= 4_000
 
 
+def test_views_wait_while_the_bytes_of_the_second_are_used_up():
+    page = Page()
+    page.budget.sent(0.0, "a text for the file", 798_000, 1)
+    page.mark("view")
+
+    assert page.draw() == []
+    assert page.budget.next_due(0.0) == 1.0
+
+
 def test_a_frame_that_fits_nowhere_is_refused():
     with pytest.raises(ValueError, match="frame_messages=17"):
         FrameBudget(frame_messages=17)

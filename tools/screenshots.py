@@ -27,7 +27,8 @@ from playwright.sync_api import Error, Page, sync_playwright
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
 WIDTH, HEIGHT = 1280, 1500  # pixels of one picture
-IDLE = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
+WAITING = "[*]:"  # the prompt of a cell that runs or is to run
+TO_MIDDLE = "node => node.scrollIntoView({block: 'center'})"
 START_SECONDS = 60
 
 
@@ -46,8 +47,10 @@ def server(folder: Path) -> Iterator[str]:
         "ServerApp.port_retries": 0,
         "ServerApp.root_dir": folder,
         "IdentityProvider.token": "",
-        "LabApp.news_url": None,
     }
+    settings = own / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
     words = [f"--{name}={value}" for name, value in options.items()]
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", *words]
     with open(own / "server.log", "wb") as log:
@@ -107,14 +110,12 @@ def run_all(page: Page, address: str, name: str) -> None:
     """Open a notebook and start all its cells."""
     page.goto(f"{address}/lab/tree/{name}?reset")
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=60_000)
-    page.locator(IDLE).wait_for(timeout=60_000)
-    with contextlib.suppress(Error):  # asks whether it may fetch news
-        page.get_by_role("button", name="No", exact=True).click(timeout=2_000)
+    page.get_by_text("| Idle").wait_for(timeout=60_000)
     for _ in range(3):  # now and then the menu's first click does nothing
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         with contextlib.suppress(Error):
-            page.locator(IDLE).wait_for(state="detached", timeout=3_000)
+            page.get_by_text(WAITING).first.wait_for(timeout=3_000)
             return
     raise RuntimeError("JupyterLab does not run the notebook")
 
@@ -135,12 +136,16 @@ def pictures(notebook: Path, folder: Path, every: float, seconds: float) -> None
             shots = Pictures(page, folder, notebook.stem)
             run_all(page, address, notebook.name)
             deadline = time.monotonic() + seconds
-            while not page.locator(IDLE).is_visible():
+            idle = 0
+            while idle < 3:  # behind a cell that is meant to raise, the page begins anew
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{notebook} is not done after {seconds:g} s")
-                shots.take("running")
+                with contextlib.suppress(Error):  # it is done by now
+                    page.get_by_text(WAITING).first.evaluate(TO_MIDDLE, timeout=1000)
+                idle = 0 if page.get_by_text(WAITING).count() else idle + 1
+                if not idle:
+                    shots.take("running")
                 page.wait_for_timeout(every * 1000)
-            page.wait_for_timeout(1000)
             shots.take_all("done")
             page.keyboard.press("Escape")
             page.keyboard.press("Control+s")

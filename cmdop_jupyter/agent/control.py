@@ -26,6 +26,8 @@ READ_SIZE = 256 * 1024
 REMEMBERED = 1000  # answers kept, so that a repeated call is done once
 MAX_UNSENT = 4 * 1024 * 1024  # bytes of answers; a client that leaves more unread is let go
 ACCEPT_AGAIN = 1.0  # seconds, when the system has no descriptor for another client
+FLOOD = 64 * 1024  # new bytes in one answer; then
+PAUSE = 0.005  # seconds pass until the next one about output: told of every read, clients would slow down the reading
 
 
 class Connection:
@@ -61,7 +63,10 @@ class Control:
         self._done: dict[str, object] = {}  # call id -> the answer it was given; None while it is under way
         self._also: dict[str, list[tuple[Connection, object]]] = {}  # repeated while the first is still under way
         self.connections: set[Connection] = set()
-        self.anybody_waits = False
+        self._seq = self._end = 0  # of the newest status
+        self._told_end = 0
+        self._pausing = False
+        self._anybody_waits = False
         listener.setblocking(False)
         self._listen()
 
@@ -78,9 +83,11 @@ class Control:
 
     def publish(self, seq: int, end: int) -> None:
         """Answer the waiting whose status or log end is behind; called whenever either moved."""
-        if not self.anybody_waits:
+        news = seq != self._seq
+        self._seq, self._end = seq, end
+        if not self._anybody_waits or (self._pausing and not news):
             return
-        self.anybody_waits = False
+        self._anybody_waits = False
         status = None
         for connection in list(self.connections):
             for number, (seen, past) in list(connection.waiting.items()):
@@ -88,7 +95,16 @@ class Control:
                     del connection.waiting[number]
                     status = status or self._status()
                     self._send(connection, number, status)
-            self.anybody_waits = self.anybody_waits or bool(connection.waiting)
+            self._anybody_waits = self._anybody_waits or bool(connection.waiting)
+        if status is not None:
+            if end - self._told_end > FLOOD:
+                self._pausing = True
+                self._loop.after("publish", PAUSE, self._resume)
+            self._told_end = end
+
+    def _resume(self) -> None:
+        self._pausing = False
+        self.publish(self._seq, self._end)
 
     def serve(self, connection: Connection, header: dict[str, object], body: bytes) -> None:
         """Do a request now, without asking whether it was done before."""
@@ -167,10 +183,12 @@ class Control:
                 self._send(connection, number, self._done[call])
             return
         if op == "status" and isinstance(number, (int, str)):
-            connection.waiting[number] = header.get("seen"), header.get("past")
-            self.anybody_waits = True
-            status = self._status()
-            self.publish(int(str(status["seq"])), int(str(status["end"])))
+            if header.get("seen") != self._seq:
+                self._send(connection, number, self._status())
+            else:
+                connection.waiting[number] = self._seq, header.get("past")
+                self._anybody_waits = True
+                self.publish(self._seq, self._end)
             return
         if call:
             self._done[call] = None

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from .control import Handler
 
-READ_SIZE = 64 * 1024  # bytes; a terminal gives about 4 KiB at a time, the default pipe holds this much
+READ_SIZE = 64 * 1024  # bytes; a terminal gives about 4 KiB at a time
+PIPE_SIZE = 256 * 1024
 DISK_RETRY = 1.0  # seconds between two tries while the disk is full
 HOLDER_LOOK = 0.1  # seconds after the exit until we ask who still holds the output
 MAX_HOLDERS = 20  # of them that are named
@@ -64,6 +65,7 @@ class Supervisor:
         }
         self._control = Control(self._loop, listener, handlers, self.status, self._on_gone)
         self._ends = terminals.Ends()
+        self._read_size = PIPE_SIZE if self.facts["tty"] == "none" else READ_SIZE
 
     def start(self) -> None:
         """Start the command.
@@ -171,8 +173,9 @@ class Supervisor:
 
     def _read(self, channel: str) -> None:
         fd = self._ends.readers[channel]
-        room = self._log.room
-        want = READ_SIZE if room is None else min(READ_SIZE, room)
+        room, want = self._log.room, self._read_size
+        if room is not None:
+            want = min(want, room)
         parts, size, closed = [], 0, False
         while size < want:
             try:

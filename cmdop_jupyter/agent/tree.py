@@ -139,21 +139,24 @@ def holders(paths: set[str], spare: int) -> list[Process]:
 
 
 def oom_kills(groups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup", system: str = "/proc/vmstat") -> int:
-    """How many processes the out-of-memory killer took: of our control group where it counts, else on this system.
+    """How many processes the out-of-memory killer took, counted in our control group and on this system.
+
+    A command may have a group of its own, which only the system's counter sees; in a container it may be the other way.
 
     Args:
         groups, root, system: Where that is told; see cgroups(7).
     """
-    for path in [*_group_counters(groups, root), system]:
-        try:
-            with open(path) as file:
-                for line in file:
-                    words = line.split()
-                    if words[:1] == ["oom_kill"]:
-                        return int(words[1])
-        except OSError:
-            continue
-    return 0
+    in_group = next((count for path in _group_counters(groups, root) if (count := _read_kills(path)) is not None), 0)
+    return in_group + (_read_kills(system) or 0)
+
+
+def _read_kills(path: str) -> int | None:
+    try:
+        with open(path) as file:
+            words = [line.split() for line in file]
+    except OSError:
+        return None
+    return next((int(line[1]) for line in words if line[:1] == ["oom_kill"]), None)
 
 
 def _group_counters(groups: str, root: str) -> list[str]:

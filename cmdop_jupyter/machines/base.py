@@ -74,7 +74,8 @@ class Status:
         end: Bytes in its log.
         newlines: Newline bytes in its log.
         output_ms: When the newest output was read, by the session's clock.
-        clock_ms: The session's clock now: milliseconds since it started, as the times in its log. 0 once it ended.
+        clock_ms: The session's clock now: milliseconds since it started, as the times in its log. Once it ended: then;
+            of a lost session: when the newest output was read.
         wall_ns: The machine's wall clock now.
         exit: How the command ended, once it did.
         exited_ms: When it did, by the session's clock.

@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..agent.frames import FrameDecoder, encode
 from ..agent.log import Chunk, LogReader
 from ..agent.status import ENDED, LOST
 from ..agent.store import SessionStore, raise_answer
-from ..errors import CmdopError, SessionOver
+from ..errors import CmdopError, LogDropped, SessionOver
 from .base import SessionFacts, StartRequest, Status, StopReport, Tail, read_report
 
-MAX_READERS = 64  # logs that are kept open; each has up to eight descriptors
+MAX_READERS = 64  # logs that are kept open; each has up to four descriptors
 
 
 class LocalMachine:
-    """Sessions of this user on this machine. Belongs to the loop it is first used on.
+    """Sessions of this user on this machine. Belongs to the loop it is first used on, in a forked child to another.
 
     Args:
         store: Where they are; by default the user's own.
@@ -35,6 +36,7 @@ class LocalMachine:
         self._readers: dict[str, LogReader] = {}
         self._owned: dict[str, str] = {}
         self._over: dict[str, Status] = {}  # of those that have ended: it is final
+        self._pid = os.getpid()
 
     def keep_ended(self, seconds: float, max_bytes: int) -> None:
         """Set how long, and how much of, ended sessions are kept."""
@@ -47,7 +49,7 @@ class LocalMachine:
 
     async def sessions(self) -> list[tuple[SessionFacts, Status]]:
         found = await asyncio.to_thread(self._store.sessions)
-        return [(self._facts(facts), Status.from_answer(facts)) for facts in found]
+        return [(self._facts(facts), self._status_from(str(facts["id"]), facts)) for facts in found]
 
     async def find(self, wanted: str) -> SessionFacts:
         return self._facts(await asyncio.to_thread(self._store.find, wanted))
@@ -75,12 +77,13 @@ class LocalMachine:
     async def tail(self, session_id: str, max_bytes: int) -> Tail:
         status = await self.status(session_id)
         reader = self._reader(session_id)
-        start = max(status.end - max_bytes, 0)
-        gap_from, gap_to = status.dropped
-        if gap_from <= start < gap_to:
-            start = min(gap_to, status.end)
-        chunks = reader.read(start, max_bytes, status.end) if start < status.end else []
-        return Tail(chunks, reader.newlines_before(chunks[0].offset) if chunks else status.newlines, status)
+        chunks = _newest(reader, max(status.end - max_bytes, status.dropped[1]), status.end)
+        if not chunks:
+            return Tail([], status.newlines, status)
+        first = chunks[0]
+        # Asked with that byte itself, since the one in front of it may have been dropped.
+        before = reader.newlines_before(first.offset + 1) - first.data.startswith(b"\n")
+        return Tail(chunks, before, status)
 
     async def write(self, session_id: str, writer: str, offset: int, data: bytes, *, eof: bool = False) -> int:
         header = {"op": "write", "writer": writer, "offset": offset, "eof": eof}
@@ -120,7 +123,7 @@ class LocalMachine:
             self._readers.pop(session_id).close()
 
     async def close(self) -> None:
-        for control in list(self._controls.values()):
+        for control in self._controls.values():
             control.close()
         for reader in self._readers.values():
             reader.close()
@@ -128,6 +131,12 @@ class LocalMachine:
         self._readers.clear()
 
     # -- the parts
+
+    def _check_process(self) -> None:
+        """In a forked child, let go of the connections: they are its parent's."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._controls, self._connecting, self._owned = {}, {}, {}
 
     def _facts(self, facts: dict[str, Any]) -> SessionFacts:
         return SessionFacts.from_answer(facts, self._store.log_folder(facts["id"]))
@@ -149,6 +158,7 @@ class LocalMachine:
         """The last status we heard of, if a change of it would reach us."""
         if session_id in self._over:
             return self._over[session_id]
+        self._check_process()
         control = self._controls.get(session_id)
         return control.newest if control is not None and not control.gone else None
 
@@ -158,10 +168,18 @@ class LocalMachine:
         with contextlib.suppress(_Gone):
             control = await self._control(session_id)
             return control.hear(await control.ask({"op": "status"}))
-        status = Status.from_answer(await asyncio.to_thread(self._store.status, session_id))
+        status = self._status_from(session_id, await asyncio.to_thread(self._store.status, session_id))
         if not status.live:  # else its supervisor dropped us, yet lives: the next call dials again
             self._over[session_id] = status
             self._forget(session_id)
+        return status
+
+    def _status_from(self, session_id: str, answer: dict[str, Any]) -> Status:
+        """What a store says. Of a lost session it does not know the time; the log knows that of its last byte."""
+        status = Status.from_answer(answer)
+        if status.state == LOST and status.end:
+            last = self._reader(session_id).read(status.end - 1, 1, status.end)[-1].mono_ms
+            return replace(status, output_ms=last, clock_ms=max(last, status.clock_ms))
         return status
 
     async def _change(self, session_id: str, known: Status, *, output: bool) -> Status:
@@ -181,6 +199,7 @@ class LocalMachine:
             raise SessionOver(str(facts["name"]), status.state) from None
 
     async def _control(self, session_id: str) -> _Control:
+        self._check_process()
         async with self._connecting.setdefault(session_id, asyncio.Lock()):
             control = self._controls.get(session_id)
             if control is None or control.gone:
@@ -253,6 +272,7 @@ class _Control(asyncio.Protocol):
             if change is None or change.done():
                 newest = self.newest or known
                 change = asyncio.ensure_future(self._ask_change(newest, output))
+                change.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody waits
                 self._changes[output] = change
             await asyncio.shield(change)
         return self.newest
@@ -264,3 +284,20 @@ class _Control(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+
+def _newest(reader: LogReader, start: int, end: int) -> list[Chunk]:
+    """What there is from `start` to `end`, without a hole: from behind the part that was dropped, if there is one."""
+    chunks: list[Chunk] = []
+    while start < end:
+        try:
+            chunks = reader.read(start, end - start, end)
+        except LogDropped as gap:
+            if gap.first <= start:
+                return []
+            start = gap.first
+            continue
+        if not chunks or chunks[-1].end >= end:
+            break
+        start = chunks[-1].end
+    return chunks

@@ -12,14 +12,14 @@ from typing import Any
 import traitlets
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
-from .. import stream as stream_module
 from ..client import machine, new_id, start
 from ..errors import CommandFailed, InvalidRequest, NameInUse, SessionEnded, StillRunning
 from ..machines.base import Machine, StartRequest
 from ..runtime import Pending, runtime
-from ..stream import Stream, set_current_cell, set_wait_hook, streams
+from ..stream import Stream
+from ..streams import streams
 from ..wait import wait_all, wait_for
-from ..waiting import LAST_BYTES, last_words
+from ..waiting import LAST_BYTES, last_words, no_cell, set_current_cell, set_wait_hook
 from . import completion
 from .options import CellOptions, Defaults, read_cell, read_size
 from .tables import Bundle, Note, Table
@@ -95,7 +95,7 @@ class CmdopMagics(Magics):
 
     def end(self) -> None:
         """Take back what `begin` did."""
-        set_current_cell(stream_module.no_cell)
+        set_current_cell(no_cell)
         set_wait_hook(None)
         for name, value in self._given.items():
             if self._shell.user_ns.get(name) is value:

@@ -11,7 +11,8 @@ from ..client import machine
 from ..errors import InvalidRequest, SessionNotFound
 from ..machines.base import SessionFacts, Status
 from ..runtime import runtime
-from ..stream import Stream, streams
+from ..stream import Stream
+from ..streams import streams
 from ..words import human_bytes, human_seconds
 from . import doctor
 from .options import Parser, Usage, read_limit, seconds, split

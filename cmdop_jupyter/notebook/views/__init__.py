@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from ...stream import Stream, WaitWatch
+    from ...stream import Stream
+    from ...waiting import WaitWatch
 
 
 class Views(Protocol):
@@ -16,8 +17,8 @@ class Views(Protocol):
         """Show a stream in the current cell."""
         ...
 
-    def waiting(self, stream: Stream, what: str) -> WaitWatch:
-        """Somebody begins to wait on a stream."""
+    def waiting(self, streams: Sequence[Stream], what: str) -> WaitWatch:
+        """Somebody begins to wait on streams."""
         ...
 
     def keep(self, stream: Stream) -> dict[str, str]:

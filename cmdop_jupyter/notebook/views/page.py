@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import time
 import uuid
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from ...errors import CmdopError
@@ -40,8 +40,8 @@ class PageViews:
         self._views.setdefault(stream.session_id, []).append(view)
         view.show()
 
-    def waiting(self, stream: Stream, what: str) -> WaitLine:
-        return WaitLine(self, stream, what)
+    def waiting(self, streams: Sequence[Stream], what: str) -> WaitLine:
+        return WaitLine(self, streams[0], what)
 
     def keep(self, stream: Stream) -> dict[str, str]:
         return runtime().wait(frozen(stream))

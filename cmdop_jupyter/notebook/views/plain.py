@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from ...errors import CmdopError, LogDropped
 from ...runtime import runtime
@@ -24,8 +24,8 @@ class PlainViews:
         self._printed.setdefault(stream.session_id, 0)
         self.say(repr(stream))
 
-    def waiting(self, stream: Stream, what: str) -> Printing:
-        return Printing(self._printed, stream)
+    def waiting(self, streams: Sequence[Stream], what: str) -> Printing:
+        return Printing(self._printed, streams[0])
 
     def keep(self, stream: Stream) -> dict[str, str]:
         return runtime().wait(frozen(stream))

@@ -47,6 +47,9 @@ _MARGIN = {
 _RED, _GREEN, _AMBER, _BLUE, _GREY = PAGE[1], PAGE[2], PAGE[3], PAGE[4], PAGE[8]
 _LIVE = {"starting": _BLUE, "running": _GREEN, "held": _AMBER, "stopping": _AMBER}
 
+# How lines are cut to fit into a file: characters, and whether they lose their colours.
+_LIMITS = ((2000, False), (1000, False), (500, False), (250, False), (250, True), (120, True), (60, True))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -211,21 +214,25 @@ def frozen_bundle(
 
 def _bounded(render: Callable[[list[StyledLine]], Bundle], lines: list[StyledLine]) -> Bundle:
     """Render, with lines cut as far as it takes to stay within what a file should hold."""
-    for limit, plain in (
-        (2000, False),
-        (1000, False),
-        (500, False),
-        (250, False),
-        (250, True),
-        (120, True),
-        (60, True),
-    ):
-        made = [_shortened(line, limit, plain) for line in lines]
-        if 2 * sum([len(text) for line in made for text, _ in line.spans]) < MAX_SAVED:  # else it is too much anyway
-            bundle = render(made)
+    for limit, plain in _LIMITS:
+        if _least(lines, limit, plain) < MAX_SAVED:
+            bundle = render([_shortened(line, limit, plain) for line in lines])
             if sum([len(text.encode()) for text in bundle.values()]) <= MAX_SAVED:
                 return bundle
     return render([_shortened(line, 25, True) for line in lines])
+
+
+def _least(lines: list[StyledLine], limit: int, plain: bool) -> int:
+    """Bytes that shortened lines take at least: each character is there twice, and a style costs 7."""
+    size = 0
+    for line in lines:
+        left = limit
+        for text, style in line.spans:
+            if left <= 0 or size >= MAX_SAVED:
+                break
+            size += 2 * min(len(text), left) + (0 if plain or style == PLAIN else 7)
+            left -= len(text)
+    return size
 
 
 def _shortened(line: StyledLine, limit: int, plain: bool) -> StyledLine:

@@ -1,0 +1,62 @@
+"""The streams of this process by name, and how one is found."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from .errors import SessionNotFound
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+
+class Streams(Mapping[str, "Stream"]):
+    """Streams by name; `latest` is the one that came last. Any thread may look while the I/O thread adds one."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Stream] = {}
+
+    @property
+    def latest(self) -> Stream | None:
+        return next(reversed(list(self._by_name.values())), None)
+
+    def add(self, stream: Stream) -> None:
+        """Put a stream in, as the latest."""
+        self._by_name.pop(stream.name, None)
+        self._by_name[stream.name] = stream
+
+    def drop(self, stream: Stream) -> None:
+        """Take a stream out."""
+        for name, one in list(self._by_name.items()):
+            if one is stream:
+                del self._by_name[name]
+
+    def find(self, wanted: Stream | str | None) -> Stream:
+        """That stream, or the one of that name, or the latest. Raises SessionNotFound."""
+        if wanted is None:
+            latest = self.latest
+            if latest is None:
+                raise SessionNotFound("the latest")
+            return latest
+        if not isinstance(wanted, str):
+            return wanted
+        if wanted not in self._by_name:
+            raise SessionNotFound(wanted, difflib.get_close_matches(wanted, list(self), 3))
+        return self._by_name[wanted]
+
+    def __getitem__(self, name: str) -> Stream:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._by_name))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, list(self._by_name.values()))) or "no streams yet; `%%cmdop` starts one"
+
+
+streams = Streams()
