@@ -59,9 +59,9 @@ class Expression:
     def __init__(self, pattern: str | bytes, flags: int = 0) -> None:
         flags &= ~re.DEBUG
         try:
-            re.compile(pattern, flags)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said once is enough
+                warnings.simplefilter("ignore", FutureWarning)  # of a meaning that some Python to come may change
+                re.compile(pattern, flags)
                 self._tree = _parser.parse(pattern, flags)
         except re.error as error:
             raise PatternError(pattern, error.msg, error.pos) from None

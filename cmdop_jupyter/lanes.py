@@ -16,7 +16,7 @@ import regex
 
 from .agent.log import Chunk
 from .errors import PatternTooSlow
-from .lines import Block, ChannelLines, Line, Places, line_of, span_in
+from .lines import LONGEST_LINE, Block, ChannelLines, Line, Places, line_of, span_in
 from .needles import LONGEST_BYTES_MATCH, BytesNeedle, Spot, TextNeedle, source_of
 
 _NEWLINE = regex.compile(rb"\n", regex.VERSION1)
@@ -147,7 +147,7 @@ class LineLane:
         self.reset()
 
     def reset(self) -> None:
-        self._lines = ChannelLines(self.channel)
+        self._lines = ChannelLines(self.channel, LONGEST_LINE)
         self._block: Block | None = None
         self._searched = 0  # bytes of the channel up to the last pause
 

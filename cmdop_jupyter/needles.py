@@ -17,7 +17,7 @@ from .dialect import Expression
 from .errors import PatternError
 from .lines import Line
 
-SECONDS_PER_LINE = 1.0
+SECONDS_PER_LINE = 1.0  # of the processor, as `regex` counts them
 LONGEST_BYTES_MATCH = 64 * 1024
 _SLICE = 32 * 1024  # bytes of many lines that `regex` sees at once
 _SLICE_SECONDS = 0.1  # what it may take then; after that it sees line by line
@@ -161,18 +161,18 @@ class BytesNeedle:
 
 
 def source_of(pattern: Source) -> str | bytes:
-    """Return the text of a pattern, however it was given."""
-    return pattern if isinstance(pattern, (str, bytes)) else pattern.pattern
+    """Return the text of a pattern, however it was given. Raises PatternError for what is none."""
+    if isinstance(pattern, (re.Pattern, regex.Pattern)):
+        return pattern.pattern
+    if isinstance(pattern, (str, bytes)):
+        return pattern
+    raise PatternError(repr(pattern), "it is neither text, bytes, nor compiled", None)
 
 
 def _expression(source: Source) -> Expression | None:
     if isinstance(source, regex.Pattern):
         return None
-    if isinstance(source, re.Pattern):
-        return Expression(source.pattern, source.flags)
-    if not isinstance(source, (str, bytes)):
-        raise PatternError(repr(source), "it is neither text, bytes, nor a compiled pattern", None)
-    return Expression(source)
+    return Expression(source_of(source), source.flags if isinstance(source, re.Pattern) else 0)
 
 
 def _line_end(data: bytes, position: int, stop: int) -> int:

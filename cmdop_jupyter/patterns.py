@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from .agent.log import CHANNELS, MERGE_MS, Chunk
 from .errors import PatternError, PatternTooSlow
 from .lanes import BytesLane, Found, Hit, Judge, Lane, LineLane, slow_on
-from .lines import Block, ChannelLines, Line
+from .lines import LONGEST_LINE, Block, ChannelLines, Line
 from .needles import LONGEST_BYTES_MATCH, SECONDS_PER_LINE, BytesNeedle, Source, TextNeedle, source_of
 
 __all__ = ["LONGEST_BYTES_MATCH", "Grep", "Hit", "PatternError", "PatternTooSlow", "Searcher", "Source"]
@@ -235,7 +235,7 @@ class Grep:
     ) -> None:
         raw = isinstance(source_of(pattern), bytes)
         self._needle = BytesNeedle(pattern, seconds_per_line) if raw else TextNeedle(pattern, seconds_per_line)
-        self._lines = {name: ChannelLines(name) for name in _channels(channel)}
+        self._lines = {name: ChannelLines(name, LONGEST_LINE) for name in _channels(channel)}
 
     def feed(self, chunks: Sequence[Chunk]) -> list[Line]:
         """Return the lines that match, of those that `chunks` finish, in the order in which they were finished."""
@@ -260,7 +260,7 @@ class Grep:
             line = channel.rest()
             if line is not None and self._matches(line, channel.rest_bytes()):
                 lines.append(line)
-            self._lines[name] = ChannelLines(name)
+            self._lines[name] = ChannelLines(name, LONGEST_LINE)
         return sorted(lines, key=lambda line: line.start)
 
     def _search(self) -> list[Line]:

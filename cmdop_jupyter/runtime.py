@@ -26,6 +26,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()  # a loop itself does not keep its tasks alive
         self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(WORKERS, "cmdop-worker"))
         self._thread = threading.Thread(target=self._run, name="cmdop-io", daemon=True)
         contextvars.Context().run(self._thread.start)
@@ -40,6 +41,8 @@ class Runtime:
 
         def begin() -> None:
             task = self.loop.create_task(coroutine, context=contextvars.Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
             task.add_done_callback(lambda task: _pass_on(task, future))
             future.add_done_callback(lambda future: future.cancelled() and self.loop.call_soon_threadsafe(task.cancel))
 
@@ -100,8 +103,8 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
         """
         if runtime().here():
             raise RuntimeError("result() waits, and cannot be called where streams are served; use `await`")
-        self._claimed = True
         try:
+            self._claimed = True
             return self._future.result(timeout)
         except KeyboardInterrupt:
             self._let_go()

@@ -96,7 +96,9 @@ def cut_before(data: bytes, position: int) -> int:
     """Where to cut at `position` at the latest, so that no character of UTF-8 is cut in two."""
     for back in (1, 2, 3):
         lead = data[position - back]
-        size = 2 if lead >> 5 == 0b110 else 3 if lead >> 4 == 0b1110 else 4 if lead >> 3 == 0b11110 or lead > 0xF7 else 0
+        size = (
+            2 if lead >> 5 == 0b110 else 3 if lead >> 4 == 0b1110 else 4 if lead >> 3 == 0b11110 or lead > 0xF7 else 0
+        )
         between = data[position - back + 1 : position + 1]
         if size > back and all(byte >> 6 == 0b10 for byte in between):
             return position - back
@@ -145,9 +147,7 @@ def line_of(channel: str, content: list[Byte], end: Byte | None, part: bool, who
     first, last = (content[0], content[-1]) if content else (end, end)
     assert first is not None
     assert last is not None
-    return Line(
-        text, channel, first.offset, last.offset + bool(content), wall(last.mono_ms), part, whole
-    )
+    return Line(text, channel, first.offset, last.offset + bool(content), wall(last.mono_ms), part, whole)
 
 
 def log_bytes(records: Iterable[Record]) -> Iterable[tuple[str, Byte]]:
@@ -193,12 +193,14 @@ class Search:
         *,
         channel: str | None = None,
         settle_ms: int = 250,
+        longest: int = LONGEST,
+        window: int = LONGEST,
     ) -> None:
         self._patterns = [(True, number, re.compile(one)) for number, one in enumerate(fail)]
         self._patterns += [(False, number, re.compile(one)) for number, one in enumerate(patterns)]
         names = ("stdout", "stderr", "tty") if channel is None else (channel,)
-        self._channels = {name: Channel(name, LONGEST) for name in names}
-        self._settle = settle_ms
+        self._channels = {name: Channel(name, longest) for name in names}
+        self._settle, self._window = settle_ms, window
         self._best: tuple[tuple[int, int], Answer] | None = None
         self._holding: dict[tuple[str, str], int] | None = None
 
@@ -245,7 +247,7 @@ class Search:
             tries.append(("text", taken[0], taken[1]))
         if byte.value == 10:
             lanes.append("raw")
-            tries.append(("raw", channel.raw[-LONGEST:], None))
+            tries.append(("raw", channel.raw[-self._window :], None))
             channel.tried = len(channel.raw)
         if lanes:
             self._decide(channel, lanes, self._best_of(channel, tries))
@@ -263,7 +265,7 @@ class Search:
         if "text" in lanes:
             tries.append(("text", channel.line, line_of(channel.name, channel.line, None, channel.part, False)))
         if "raw" in lanes:
-            tries.append(("raw", channel.raw[-LONGEST:], None))
+            tries.append(("raw", channel.raw[-self._window :], None))
         if channel.name == "tty" and tries:
             tries.append(("raw", channel.line, tries[0][2]))
         return self._best_of(channel, tries)
@@ -339,7 +341,7 @@ class Search:
             if start <= at < start + len(piece):
                 content = window[start : start + len(piece.rstrip(b"\r\n"))]
                 end = window[start + len(content)] if len(piece) > len(content) else None
-                cut = start == 0 and len(window) == LONGEST
+                cut = start == 0 and len(window) == self._window
                 return line_of(channel.name, content, end, cut, end is not None)
             start += len(piece)
         raise AssertionError(at)

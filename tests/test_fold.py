@@ -327,7 +327,8 @@ def test_many_lines_are_the_same_as_few_where_they_begin():
         "5",
         "6",
     ]
-    assert screen(b"kept\n\x1b7\x1b[40;1H", other, many, b"\x1b8more", max_lines=5) == ["kept", "x", "more", "0123456"]
+    status = screen(b"kept\n\x1b7\x1b[40;1H", other, many, ("tty", b"y\n"), b"\x1b8more", max_lines=5)
+    assert status == ["kept", "x", "y", "more", "6"]
 
 
 def test_a_cursor_saved_in_a_line_that_is_gone_returns_to_the_oldest_row():

@@ -12,7 +12,21 @@ from naive import Record, characters, chunks_of, lines, wall, without_escapes
 from cmdop_jupyter.agent.log import Chunk
 from cmdop_jupyter.lines import LONGEST_LINE, LONGEST_STRING, Line, LineAssembler, clean, span_in
 
-ATOMS = [b"a", b"7", b" ", b"\n", b"\r", b"\r\n", "é".encode(), "😀".encode(), b"\xe2", b"\x9c", b"\x93", b"\xff", b"\0"]
+ATOMS = [
+    b"a",
+    b"7",
+    b" ",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    "é".encode(),
+    "😀".encode(),
+    b"\xe2",
+    b"\x9c",
+    b"\x93",
+    b"\xff",
+    b"\0",
+]
 ATOMS += [b"\x1b", b"[", b"31m", b"\x1b[31m", b"\x1b[0m", b"\x1b]0;", b"\x07", b"\x1b\\", b"\x1bP", b"\x1b(B", b"\x18"]
 PIECE = st.lists(st.sampled_from(ATOMS), max_size=5).map(b"".join)
 CHANNELS = st.sampled_from(["stdout", "stderr", "tty"])
@@ -53,7 +67,9 @@ def test_lines_do_not_depend_on_how_the_bytes_were_cut(pieces, longest):
     assert all_lines(cut, longest=longest) == whole
 
 
-@given(data=st.lists(st.sampled_from([a for a in ATOMS if b"\n" not in a and b"\r" not in a]), max_size=30).map(b"".join))
+@given(
+    data=st.lists(st.sampled_from([a for a in ATOMS if b"\n" not in a and b"\r" not in a]), max_size=30).map(b"".join)
+)
 def test_every_character_of_a_line_is_found_in_its_bytes(data):
     kept = without_escapes(characters(data))
 

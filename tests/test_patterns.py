@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import time
+import tracemalloc
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import naive
 import pytest
 import regex
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from naive import Record, chunks_of, facts
 
@@ -28,8 +29,22 @@ ATOMS += [b"\x1b[31m", b"\x1b]0;", b"\x07", b"\x1b", b"[", b"m"]
 PIECE = st.lists(st.sampled_from(ATOMS), max_size=4).map(b"".join)
 TEXT = ["a", "b", "a+b", "ab?", "^a", "b$", r"\d+", r"\w\b", "(a)|(7)", "a(?=b)", "a(?!b)", "(?<=a)b", "^a(?=7?b)", "é"]
 TEXT += [r"a\s?b", "✓", "\ufffd", "^$", ".*", "[^a]b", r"(?P<x>\w)(?P=x)", "(?i)A", r"\Aab\Z", "\0", "ba(?=.*7)", r"\B"]
-RAW = [rb"a\r?\nb", rb"ab?$", rb"\Aab", rb"\x1b\[31m", rb"\ba", rb"\n\n", rb"b\Z", rb"(?s)a.*b", b"\xe2\x9c\x93", rb"^b", rb"7(?!\n)"]
-PATTERNS = st.lists(st.sampled_from([*TEXT, *[pattern.encode() for pattern in TEXT if pattern.isascii()], *RAW]), max_size=3)
+RAW = [
+    rb"a\r?\nb",
+    rb"ab?$",
+    rb"\Aab",
+    rb"\x1b\[31m",
+    rb"\ba",
+    rb"\n\n",
+    rb"b\Z",
+    rb"(?s)a.*b",
+    b"\xe2\x9c\x93",
+    rb"^b",
+    rb"7(?!\n)",
+]
+PATTERNS = st.lists(
+    st.sampled_from([*TEXT, *[pattern.encode() for pattern in TEXT if pattern.isascii()], *RAW]), max_size=3
+)
 CHANNEL = st.sampled_from(["stdout", "stdout", "stderr", "tty"])
 # For each record: its channel, the time since the one before it, and the pieces in which a live reader gets it. Of
 # each piece: how long after it the machine is asked whether there is more, in percent of what is possible.
@@ -56,6 +71,14 @@ def searcher(patterns: Sequence[Any], fail: Sequence[Any] = (), **options: Any) 
     return Searcher(patterns, fail, settle=SETTLE_MS / 1000, **options)
 
 
+def bytes_of(chunk: Chunk) -> list[Chunk]:
+    """The chunk in pieces of one byte."""
+    return [
+        Chunk(chunk.offset + at, chunk.channel, chunk.wall_ns, chunk.mono_ms, chunk.data[at : at + 1])
+        for at in range(len(chunk.data))
+    ]
+
+
 def live(search: Searcher, drawn: Sequence[Any], last_ms: int) -> list[Hit | None]:
     """What the searcher says as the log is written, piece by piece, with questions to the machine in between."""
     answers = []
@@ -74,27 +97,44 @@ def live(search: Searcher, drawn: Sequence[Any], last_ms: int) -> list[Hit | Non
 
 
 @settings(max_examples=400)
-@given(drawn=RECORDS, patterns=PATTERNS, fail=PATTERNS, channel=st.none() | CHANNEL, ends=st.booleans())
-def test_the_answer_is_the_same_live_from_history_and_by_the_plain_meaning(drawn, patterns, fail, channel, ends):
+@given(
+    drawn=RECORDS,
+    patterns=PATTERNS,
+    fail=PATTERNS,
+    channel=st.none() | CHANNEL,
+    ends=st.booleans(),
+    longest=st.sampled_from([(4, 3), (5, 8), (naive.LONGEST, naive.LONGEST)]),
+    block=st.sampled_from([1, 7, 1 << 18]),
+    patience=st.sampled_from([-1, 8]),
+)
+def test_the_answer_is_the_same_live_from_history_and_by_the_plain_meaning(
+    drawn, patterns, fail, channel, ends, longest, block, patience
+):
+    """Nor does it depend on how much is searched at once, and by which engine."""
     assume(patterns or fail)
     records = as_records(drawn)
     last_ms = sum(since for _, since, _ in drawn) + 2 * SETTLE_MS
-    wanted = naive.Search(patterns, fail, channel=channel, settle_ms=SETTLE_MS)
-    wanted = wanted.answer(records, quiet_ms=None if ends else last_ms, end=ends)
+    longest_line, window = longest
+    plain = naive.Search(patterns, fail, channel=channel, settle_ms=SETTLE_MS, longest=longest_line, window=window)
+    wanted = plain.answer(records, quiet_ms=None if ends else last_ms, end=ends)
 
     def finish(search: Searcher) -> Hit | None:
         return search.end() if ends else search.quiet(last_ms)
 
-    whole, one_by_one, lively = (searcher(patterns, fail, channel=channel) for _ in range(3))
-    whole.feed(chunks_of(records))
-    for chunk in chunks_of(records):
-        for at in range(len(chunk.data)):
-            one_by_one.feed([Chunk(chunk.offset + at, chunk.channel, chunk.wall_ns, chunk.mono_ms, chunk.data[at : at + 1])])
-    live(lively, drawn, last_ms)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cmdop_jupyter.lanes.LONGEST_LINE", longest_line)
+        patch.setattr("cmdop_jupyter.lanes.LONGEST_BYTES_MATCH", window)
+        patch.setattr("cmdop_jupyter.needles.LONGEST_BYTES_MATCH", window)
+        patch.setattr("cmdop_jupyter.patterns.BLOCK", block)
+        patch.setattr("cmdop_jupyter.needles._PATIENCE", patience)
+        patch.setattr("cmdop_jupyter.needles._SLICE", block)
+        whole, one_by_one, lively = (searcher(patterns, fail, channel=channel) for _ in range(3))
+        whole.feed(chunks_of(records))
+        one_by_one.feed([piece for chunk in chunks_of(records) for piece in bytes_of(chunk)])
+        live(lively, drawn, last_ms)
+        answers = [facts(finish(search)) for search in (whole, one_by_one, lively)]
 
-    assert facts(finish(whole)) == wanted
-    assert facts(finish(one_by_one)) == wanted
-    assert facts(finish(lively)) == wanted
+    assert answers == [wanted, wanted, wanted]
 
 
 @given(drawn=RECORDS, patterns=PATTERNS, fail=PATTERNS)
@@ -107,24 +147,6 @@ def test_what_was_answered_once_stays_the_answer(drawn, patterns, fail):
     hits = [hit for hit in answers if hit is not None]
     assert all(hit is hits[0] for hit in hits)
     assert answers[len(answers) - len(hits) :] == hits
-
-
-@settings(max_examples=15)
-@given(
-    pieces=st.lists(
-        st.tuples(CHANNEL, st.sampled_from([b"x" * 30_000, b"y" * 65_535, "é".encode() * 20_000, b"\n", b"\r\n", b"ab"])),
-        max_size=6,
-    ),
-    patterns=st.lists(st.sampled_from(["ab", "^y+$", "xé", "y(?!y)", "é$", b"xy", b"ab\n", rb"\Axx"]), min_size=1, max_size=2),
-)
-def test_long_lines_have_the_plain_meaning_too(pieces, patterns):
-    records = [Record(channel, 0, data) for channel, data in pieces]
-
-    search = searcher(patterns)
-    search.feed(chunks_of(records))
-
-    wanted = naive.Search(patterns, settle_ms=SETTLE_MS).answer(records, end=True)
-    assert facts(search.end()) == wanted
 
 
 @given(drawn=RECORDS, pattern=st.sampled_from([*TEXT, b"a", rb"b\Z", rb"(?i)A"]), channel=st.none() | CHANNEL)
@@ -149,3 +171,592 @@ def found_in(pattern: str | bytes, line: naive.Line, records: Sequence[Record]) 
         return re.search(pattern, line.text) is not None
     log = [byte for name, byte in naive.log_bytes(records) if name == line.channel]
     return re.search(pattern, bytes(byte.value for byte in log if line.start <= byte.offset < line.end)) is not None
+
+
+# --- the meaning of `re` ----------------------------------------------------------------------------------------------
+
+LETTERS = ["a", "b", "A", "1", "_", " ", "-", r"\.", "é", "²", "K", "k", "ß", "ſ", "s", "İ", "ı", "i", "I", "✓", "\t"]
+SETS = [
+    r"\w",
+    r"\d",
+    r"\s",
+    r"\W",
+    r"\D",
+    r"\S",
+    ".",
+    "[ab]",
+    "[^a]",
+    r"[\w-]",
+    r"[^\s]",
+    "[a-k1]",
+    r"[^\W\d]",
+    "[é-ü]",
+]
+SETS += [r"[\s\d]", r"\n", r"[\n\x0b]", r"[^\n]", "[[:alpha:]]", "[^]a]", r"\x41", r"\u00e9"]
+PLACES = ["^", "$", r"\b", r"\B", r"\A", r"\Z"]
+TIMES = ["*", "+", "?", "{2}", "{1,2}", "{,2}", "*?", "+?", "??", "{0,2}?"]
+SINGLE = st.sampled_from(LETTERS + SETS)
+
+
+def larger(smaller: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Patterns made of smaller ones."""
+    several = st.lists(smaller, min_size=2, max_size=3)
+    return st.one_of(
+        several.map("".join),
+        several.map("|".join).map("(?:{})".format),
+        several.map("|".join).map("({})".format),
+        smaller.map("(?P<name>{})".format),
+        smaller.map("({})".format),
+        st.builds("(?:{}){}".format, smaller, st.sampled_from(TIMES)),
+        st.builds("{}{}".format, SINGLE, st.sampled_from([*TIMES, "*+", "++", "?+"])),
+        st.builds("({}{})".format, st.sampled_from(["?=", "?!", "?<=", "?<!", "?>", "?i:", "?s:", "?m:"]), smaller),
+        st.builds("({})(?(1){}|{})".format, smaller, smaller, smaller),
+        smaller.map(r"({})\1".format),
+    )
+
+
+PATTERN = st.recursive(SINGLE | st.sampled_from(PLACES), larger, max_leaves=8)
+FLAGS = st.sampled_from(["", "", "", "(?i)", "(?s)", "(?m)", "(?a)", "(?ai)"])
+SYMBOLS = "aabbAB11_ -.\t\0éß²KkſsİıiI✓😀\u0301\u00a0\u2028\x85\x1c\x0b٣"
+ONE_LINE = st.text(st.sampled_from(SYMBOLS), max_size=8) | st.text(st.sampled_from("aabAB1_ -.\t\x1c"), max_size=8)
+ONE_LINE |= st.text(st.characters(exclude_characters="\n\r\x1b", exclude_categories=["Cs"]), max_size=8)
+
+
+def compiled(source: str) -> re.Pattern[str]:
+    """The pattern, if it is one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return re.compile(source)
+    except re.error:
+        reject()
+
+
+@settings(max_examples=1500)
+@given(
+    flags=FLAGS, pattern=PATTERN, lines=st.lists(ONE_LINE, min_size=1, max_size=5), patience=st.sampled_from([-1, 8])
+)
+def test_a_text_pattern_means_what_re_means(flags, pattern, lines, patience):
+    wanted = compiled(flags + pattern)
+    first = next((line for line in lines if wanted.search(line)), None)
+    log = [Chunk(0, "stdout", 0, 0, "".join(line + "\n" for line in lines).encode())]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cmdop_jupyter.needles._PATIENCE", patience)
+        hit = Searcher([wanted]).feed(log)
+        grep = Grep(wanted).feed(log)
+
+    assert [line.text for line in grep] == [line for line in lines if wanted.search(line)]
+    assert (hit and hit.line) == first
+    if hit is not None:
+        match = wanted.search(hit.line)
+        assert match is not None
+        assert (hit.match.regs, hit.match.groupdict()) == (match.regs, match.groupdict())
+        before = len("".join(line + "\n" for line in lines[: lines.index(hit.line)]).encode())
+        assert hit.start == before + len(hit.line[: match.start()].encode())
+        assert hit.end == before + len(hit.line[: match.end()].encode())
+
+
+EVERY_CHARACTER = "".join(chr(code) for code in range(0x110000) if code != 10 and not 0xD800 <= code < 0xE000)
+
+
+@pytest.mark.parametrize("pattern", [r"\w", r"\d", r"[^\s]", r"[^\W\d_]", "(?i)[a-zß-ü]", "(?i)[^kſ]", r"(?ai)[\Wk]"])
+def test_a_set_has_the_same_members_as_in_re(pattern):
+    expression = Expression(pattern)
+    wanted = re.findall(pattern, EVERY_CHARACTER)
+
+    assert expression.exact(ascii=False).findall(EVERY_CHARACTER) == wanted
+    assert expression.exact(ascii=True).findall(EVERY_CHARACTER[:127]) == re.findall(pattern, EVERY_CHARACTER[:127])
+    some = wanted[::101]
+    assert [found.decode() for found in expression.loose(ascii=False).findall("".join(some).encode())] == some
+
+
+def test_every_letter_matches_what_re_matches_whatever_the_case():
+    for letter in "kKsSſiIİıßẞµμÅåΩωΣσςǅΐΐﬅﬆꭰᎠ𐐀":
+        wanted = re.findall(letter, EVERY_CHARACTER, re.IGNORECASE)
+
+        assert Expression(letter, re.IGNORECASE).exact(ascii=False).findall(EVERY_CHARACTER) == wanted
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line"),
+    [
+        ("(?:foo){e<=1}", "fox"),
+        (r"[a&&b]", "&"),
+        (r"[a||b]", "|"),
+        (r"[a~~b]", "~"),
+        (r"(?i)straße", "STRASSE"),
+        (r"a(?#comment)b", "ab"),
+        (r"(?x) a  b # c", "ab"),
+        ("a\\\nb", "ab"),
+        (r"x{,3}y", "xxy"),
+        (r"x{,y", "x{,y"),
+        (r"\Afoo\Z", "foo"),
+        (r"^foo$", "foo"),
+        (r"(?-m:^foo$)", "foo"),
+        (r"\x66\157\u006f", "foo"),
+        (r"\N{LATIN SMALL LETTER F}oo", "foo"),
+        (r"[[:alpha:]]", "x"),
+        (r"[[:alpha:]]", "a]"),
+        (r"\B", ""),
+        (r"(?<=(a|.)(b|.))c", "abc"),
+        (r"(a)b(?<=\1b)c", "abc"),
+        (r"(a*)*", "b"),
+        (r"x{1001}", "x" * 1001),
+    ],
+)
+def test_syntax_that_other_engines_read_otherwise_means_what_re_means(pattern, line):
+    wanted = compiled(pattern).search(line)
+
+    hit = Searcher([pattern]).feed([Chunk(0, "stdout", 0, 0, f"{line}\n".encode())])
+
+    assert (hit and hit.match.regs) == (wanted and wanted.regs)
+
+
+# --- one fact each ----------------------------------------------------------------------------------------------------
+
+
+def log(*records: tuple[str, int, bytes] | bytes) -> list[Chunk]:
+    """A log of (channel, time in ms, data), or of data alone: stdout at time 0."""
+    return chunks_of(Record(*(("stdout", 0, one) if isinstance(one, bytes) else one)) for one in records)
+
+
+def search(*records: tuple[str, int, bytes] | bytes, patterns: Any, fail: Any = (), **options: Any) -> Hit | None:
+    """The answer to a log that has not ended."""
+    return Searcher(patterns, fail, **options).feed(log(*records))
+
+
+def test_nothing_is_found_where_nothing_is():
+    searcher = Searcher(["x"])
+
+    assert searcher.feed([]) is None
+    assert searcher.quiet(1_000_000) is None
+    assert searcher.settles_at is None
+    assert searcher.end() is None
+
+
+def test_letters_are_letters_in_every_language():
+    hit = search("user josé logged in\n".encode(), patterns=[r"user (\w+) logged in"])
+
+    assert hit is not None
+    assert hit.match[1] == "josé"
+
+
+@pytest.mark.parametrize("pause", [0, 40, 249])
+def test_a_line_that_goes_on_soon_is_searched_when_it_is_whole(pause):
+    hit = search(b"ready on port 80", ("stdout", pause, b"80\n"), patterns=[r"port (\d+)"])
+
+    assert hit is not None
+    assert (hit.match[1], hit.whole) == ("8080", True)
+
+
+def test_a_line_that_paused_is_searched_as_it_stood_from_history():
+    hit = search(b"ready on port 80", ("stdout", 300, b"80\n"), patterns=[r"port (\d+)"])
+
+    assert hit is not None
+    assert (hit.match[1], hit.whole) == ("80", False)
+
+
+def test_a_line_that_paused_is_searched_as_it_stood_live():
+    searcher = Searcher([r"port (\d+)"])
+
+    assert searcher.feed(log(b"ready on port 80")) is None
+    assert searcher.settles_at == 250
+    assert searcher.quiet(249) is None
+    hit = searcher.quiet(250)
+
+    assert hit is not None
+    assert hit.match[1] == "80"
+    assert searcher.settles_at is None
+    assert searcher.feed([Chunk(16, "stdout", 0, 300, b"80\n")]) is hit
+
+
+def test_a_line_that_went_on_after_a_pause_is_searched_again():
+    searcher = Searcher(["login: $"])
+    searcher.feed(log(b"log"))
+    assert searcher.quiet(1000) is None
+    assert searcher.settles_at is None
+
+    searcher.feed([Chunk(3, "stdout", 0, 1000, b"in: ")])
+    assert searcher.settles_at == 1250
+
+    hit = searcher.quiet(1250)
+    assert hit is not None
+    assert (hit.start, hit.end, hit.wall_ns) == (0, 7, 0)
+
+
+def test_what_another_channel_says_tells_how_late_it_is():
+    hit = search(b"login: ", ("stderr", 250, b"x"), patterns=["login"])
+
+    assert hit is not None
+    assert not hit.whole
+
+
+def test_channels_that_are_not_looked_at_tell_how_late_it_is_too():
+    hit = search(b"login: ", ("tty", 250, b"x"), patterns=["login"], channel="stdout")
+
+    assert hit is not None
+
+
+def test_an_unfinished_line_counts_when_the_session_ends():
+    searcher = Searcher(["done"])
+    assert searcher.feed(log(b"done")) is None
+
+    hit = searcher.end()
+
+    assert hit is not None
+    assert not hit.whole
+
+
+def test_an_echo_never_matches():
+    echo = log(("tty", 0, b"yes, ready\r\n"), ("tty", 5000, b"\r\n"))
+    searcher = Searcher(["ready", b"ready"])
+
+    assert searcher.feed(echo) is None
+    assert searcher.quiet(100_000) is None
+    assert searcher.end() is None
+
+
+@pytest.mark.parametrize("pattern", ["assword: $", rb"assword: \Z"])
+def test_a_prompt_on_the_terminal_matches_when_it_waits(pattern):
+    searcher = Searcher([pattern])
+    assert searcher.feed(log(("tty", 0, b"secret\r\n[sudo] password: "))) is None
+
+    hit = searcher.quiet(250)
+
+    assert hit is not None
+    assert (hit.channel, hit.line, hit.start) == ("tty", "[sudo] password: ", 16)
+
+
+def test_in_one_line_fail_beats_pattern_and_then_the_list_decides():
+    both = search(b"error: not ready\n", patterns=["error", "ready"], fail=["none", "not"])
+    first = search(b"error: not ready\n", patterns=["ready", "error"])
+
+    assert both is not None
+    assert (both.failed, both.index) == (True, 1)
+    assert first is not None
+    assert (first.failed, first.index) == (False, 0)
+
+
+def test_the_earlier_line_beats_fail_and_the_list():
+    hit = search(b"third\nsecond\nfirst\n", patterns=["first", "second", "third"], fail=["second"])
+
+    assert hit is not None
+    assert (hit.failed, hit.index, hit.line) == (False, 2, "third")
+
+
+def test_a_match_waits_for_an_older_unfinished_line_of_another_channel():
+    searcher = Searcher(["ready"], ["Traceback"])
+    assert searcher.feed(log(("stderr", 0, b"Trace"), ("stdout", 10, b"ready\n"))) is None
+    assert searcher.settles_at == 250
+
+    hit = searcher.feed([Chunk(11, "stderr", 0, 20, b"back\n")])
+
+    assert hit is not None
+    assert (hit.line, hit.failed) == ("ready", False)  # its last byte came first
+
+
+def test_an_older_line_whose_match_ends_first_wins():
+    searcher = Searcher(["ready"], ["Trace"])
+    assert searcher.feed(log(("stderr", 0, b"Trace"), ("stdout", 10, b"ready\n"))) is None
+
+    hit = searcher.feed([Chunk(11, "stderr", 0, 20, b"back\n")])
+
+    assert hit is not None
+    assert (hit.line, hit.failed) == ("Traceback", True)
+
+
+@pytest.mark.parametrize("how", ["whole", "settled", "ended", "gap"])
+def test_a_match_waits_no_longer_than_the_other_line_is_undecided(how):
+    searcher = Searcher(["ready"])
+    assert searcher.feed(log(("stderr", 0, b"10%"), ("stdout", 240, b"ready\n"))) is None
+
+    if how == "whole":
+        hit = searcher.feed([Chunk(9, "stderr", 0, 241, b"\r")])
+    elif how == "settled":
+        hit = searcher.quiet(250)
+    elif how == "ended":
+        hit = searcher.end()
+    else:
+        hit = searcher.gap(9, 20)
+
+    assert hit is not None
+    assert hit.line == "ready"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("stderr", 0, b"10%\n"),  # finished
+        ("stderr", 0, b""),
+    ],
+)
+def test_a_match_does_not_wait_for_a_finished_line(other):
+    assert search(other, ("stdout", 10, b"ready\n"), patterns=["ready"]) is not None
+
+
+def test_a_match_does_not_wait_for_a_younger_line():
+    assert search(b"ready", ("stderr", 0, b"10%"), b"\n", patterns=["ready"]) is not None
+
+
+def test_a_match_does_not_wait_for_a_line_that_paused():
+    assert search(("stderr", 0, b"10%"), ("stdout", 250, b"ready\n"), patterns=["ready"]) is not None
+
+
+def test_a_match_does_not_wait_for_a_channel_that_is_not_looked_at():
+    assert search(("stderr", 0, b"10%"), b"ready\n", patterns=["ready"], channel="stdout") is not None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "pieces", "matched", "start"),
+    [
+        (r"foo\b", [b"foo", b"bar foo\n"], "foo", 7),
+        ("a.*b", [b"abb ", b"cb\n"], "abb cb", 0),
+        ("o$", [b"foo", b"d\no\n"], "o", 5),
+        ("foo(?!bar)", [b"foo", b"bar foox\n"], "foo", 7),
+        ("ab|abcd", [b"ab", b"cd\n"], "ab", 0),
+        ("✓ done", [b"\xe2", b"\x9c\x93 done\n"], "✓ done", 0),
+    ],
+)
+def test_where_a_read_ended_means_nothing(pattern, pieces, matched, start):
+    hit = search(*pieces, patterns=[pattern])
+
+    assert hit is not None
+    assert (hit.match[0], hit.start) == (matched, start)
+
+
+def test_a_hit_says_where_its_bytes_are_and_when_the_last_was_read():
+    hit = search(
+        b"\x1b[1mport \x1b[32m8",
+        ("stderr", 30, b"noise\n"),
+        ("stdout", 60, b"0\x1b[0m80\xff\n"),
+        patterns=[r"port (\d+)"],
+    )
+
+    assert hit is not None
+    assert hit.match.span() == (0, 9)
+    assert (hit.start, hit.end) == (4, 28)
+    assert hit.wall_ns == naive.wall(60)
+    assert hit.line == "port 8080\ufffd"
+
+
+def test_bytes_that_no_text_has_do_no_harm():
+    hit = search(b"\0\xff\xe2\nport\0 80\xe2\n", patterns=["port\0 80\ufffd$"])
+
+    assert hit is not None
+    assert (hit.start, hit.end) == (4, 13)
+
+
+def test_an_osc_without_an_end_hides_its_line_only():
+    hit = search(b"\x1b]0;port 79\nport 80\n", patterns=[r"port \d+"])
+
+    assert hit is not None
+    assert hit.line == "port 80"
+
+
+def test_a_match_in_a_line_that_was_cut_says_so():
+    hit = search(b"x" * 70_000 + b" ready\n", patterns=["ready"])
+
+    assert hit is not None
+    assert (hit.cut, hit.start, len(hit.line)) == (True, 70_001, 70_006 - 65_536)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2_000, 9_999])
+@pytest.mark.parametrize("text", ["line {} of a log", "\x1b[32mline\x1b[0m {} of a log\r", "лог {}"])
+@pytest.mark.parametrize("pattern", [r"needle (\d+)", r"needle (?!x)\w+$", r"(?<=needle )(\d)(?!\1)"])
+def test_the_one_line_of_many_is_found_wherever_it_is(place, text, pattern):
+    lines = [text.format(number) for number in range(10_000)]
+    lines[place] = "a needle 123"
+    data = "\n".join(lines).encode() + b"\n"
+
+    hit = search(data, patterns=["nothing", pattern])
+
+    assert hit is not None
+    assert hit.line == "a needle 123"
+    assert data[hit.start : hit.end] in (b"needle 123", b"1")
+
+
+def test_a_pattern_that_nearly_matches_every_line_is_decided_by_every_line():
+    data = b"".join(b"GET /%d status=200\n" % number for number in range(20_000)) + b"GET / status=500\n"
+
+    hit = search(data, patterns=[r"status=(?!200)\d+"])
+
+    assert hit is not None
+    assert hit.match[0] == "status=500"
+
+
+def test_lines_are_searched_one_by_one_where_many_at_once_take_too_long(monkeypatch):
+    monkeypatch.setattr(needles, "_SLICE_SECONDS", 1e-9)
+    data = b"".join(b"GET /%d status=200\n" % number for number in range(2_000)) + b"GET / status=500\n"
+
+    hit = search(data, patterns=[r"status=(?!200)\d+"])
+
+    assert hit is not None
+    assert hit.match[0] == "status=500"
+
+
+def test_a_compiled_pattern_keeps_its_flags():
+    hit = search(b"READY\n", patterns=[re.compile("r e a d y", re.IGNORECASE | re.VERBOSE)])
+
+    assert hit is not None
+
+
+def test_a_pattern_compiled_by_regex_keeps_the_meaning_it_has_there():
+    hit = search(b"raedy\n", "é1\n".encode(), patterns=[regex.compile(r"\p{L}\d"), regex.compile("(?:ready){e<=2}")])
+
+    assert hit is not None
+    assert hit.index == 1
+
+
+def test_evil_patterns_are_no_danger_where_google_re2_decides():
+    assert search(b"a" * 5_000 + b"!\n", patterns=[r"(a+)+$", r"^(a|a)*$"]) is None
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_pattern_that_takes_too_long_is_told_with_its_line(unfinished):
+    evil = b"fine\n" + b"a" * 40 + (b"!" if unfinished else b"!\n")
+    searcher = Searcher([r"(a|a)+(?!.)"], seconds_per_line=0.05)
+    before = time.process_time()
+
+    with pytest.raises(PatternTooSlow) as raised:
+        searcher.feed(log(evil)) or searcher.quiet(250)
+
+    assert time.process_time() - before < 5
+    error = raised.value
+    assert (error.pattern, error.seconds, error.line_head, error.offset) == (r"(a|a)+(?!.)", 0.05, "a" * 40 + "!", 5)
+    with pytest.raises(PatternTooSlow):
+        searcher.quiet(1000)
+
+
+def test_a_pattern_that_takes_too_long_does_so_only_when_its_turn_comes():
+    evil = b"ready\n" + b"a" * 40 + b"!\n"
+
+    assert search(evil, patterns=[r"(a|a)+(?!.)", "ready"], seconds_per_line=0.05) is not None
+
+
+def test_slow_bytes_patterns_are_told_too():
+    with pytest.raises(PatternTooSlow) as raised:
+        search(b"fine\n" + b"a" * 40 + b"!\n", patterns=[rb"(a|a)+(?!.)$"], seconds_per_line=0.05)
+
+    assert (raised.value.line_head, raised.value.offset) == ("a" * 40 + "!", 5)
+
+
+def test_a_bytes_pattern_sees_ends_and_escapes_and_several_lines():
+    hit = search(b"x\n\x1b[1mone\r", b"\ntwo\n", patterns=[rb"\x1b\[1mone\r\ntwo"])
+
+    assert hit is not None
+    assert (hit.match[0], hit.start, hit.end, hit.line) == (b"\x1b[1mone\r\ntwo", 2, 14, "two")
+
+
+def test_a_bytes_pattern_is_tried_behind_each_newline_only():
+    assert search(b"one", patterns=[b"one"]) is None
+    assert search(b"one\r", patterns=[b"one"]) is None
+    assert search(b"one\n", patterns=[b"one"]) is not None
+
+
+def test_the_end_for_a_bytes_pattern_is_where_it_is_tried():
+    hit = search(b"$ ls\n$ pwd\n", b"$ ", ("stdout", 250, b"x"), patterns=[rb"\$ \Z"])
+
+    assert hit is not None
+    assert (hit.start, hit.whole) == (11, False)
+
+
+def test_a_bytes_match_is_at_most_64_kib_long():
+    short, long = (b"BEGIN\n" + b"x" * size + b"\nEND\n" for size in (60_000, 70_000))
+
+    assert search(short, patterns=[rb"(?s)BEGIN.*END"]) is not None
+    assert search(long, patterns=[rb"(?s)BEGIN.*END"]) is None
+
+
+def test_bytes_and_text_patterns_of_one_line_are_ranked_as_any():
+    hit = search(b"ready, error\n", patterns=["ready", b"ready"], fail=[b"error"])
+
+    assert hit is not None
+    assert (hit.failed, hit.match[0]) == (True, b"error")
+
+
+def test_a_gap_ends_a_line():
+    searcher = Searcher([r"port \d+$", rb"port \d+80"])
+    assert searcher.feed(log(b"port 80")) is None
+
+    hit = searcher.gap(7, 100)
+
+    assert hit is not None
+    assert (hit.match[0], hit.whole) == ("port 80", False)
+
+
+def test_nothing_reaches_across_a_gap():
+    searcher = Searcher(["port 8080", b"port 8080"])
+    searcher.feed(log(b"port 80"))
+
+    assert searcher.gap(7, 100) is None
+    assert searcher.feed([Chunk(100, "stdout", 0, 0, b"80\n")]) is None
+    assert searcher.settles_at is None
+
+
+def test_an_echo_that_a_gap_cuts_does_not_match():
+    searcher = Searcher(["ready", b"ready"])
+    searcher.feed(log(("tty", 0, b"yes, ready")))
+
+    assert searcher.gap(10, 20) is None
+    assert searcher.end() is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "position"), [("a(b", 1), ("[z-a]", 1), ("(?<=a+)b", None), (b"a(b", 1), ("a{99999999999999}", None)]
+)
+def test_a_pattern_that_does_not_compile_is_told_before_anything_is_read(pattern, position):
+    for make in (lambda: Searcher([pattern]), lambda: Searcher(["a"], [pattern]), lambda: Grep(pattern)):
+        with pytest.raises(PatternError) as raised:
+            make()
+        assert raised.value.pattern == pattern
+        assert raised.value.position == position
+        assert isinstance(pickle.loads(pickle.dumps(raised.value)), PatternError)
+
+
+def test_a_pattern_that_depends_on_the_locale_is_refused():
+    with pytest.raises(PatternError, match="locale"):
+        Searcher([re.compile(rb"\w", re.LOCALE)])
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match=r"0\.05"):
+        Searcher(["a"], settle=0.04)
+    with pytest.raises(ValueError, match="stdout, stderr, tty"):
+        Searcher(["a"], channel="stdin")
+    with pytest.raises(ValueError, match="no pattern"):
+        Searcher([])
+    with pytest.raises(TypeError, match="lists"):
+        Searcher("abc")
+    with pytest.raises(PatternError):
+        Searcher([7])  # type: ignore[list-item]
+
+
+def test_grep_finds_unfinished_lines_at_the_end_and_echo_as_well():
+    grep = Grep("o")
+    found = grep.feed(log(b"one\ntwo\nthree\nfo", ("tty", 0, b"echo\r\n"), ("stderr", 0, b"oh")))
+
+    assert [line.text for line in found] == ["one", "two", "echo"]
+    assert [(line.text, line.whole) for line in grep.end()] == [("fo", False), ("oh", False)]
+    assert grep.end() == []
+
+
+def test_grep_tells_of_a_pattern_that_takes_too_long():
+    grep = Grep(r"(a|a)+(?!.)", seconds_per_line=0.05)
+
+    with pytest.raises(PatternTooSlow, match="at byte 5"):
+        grep.feed(log(b"fine\n" + b"a" * 40 + b"!\n"))
+
+
+def test_memory_is_bounded_however_much_is_searched():
+    piece = bytes(range(33, 127)) * 1_000
+    searcher = Searcher(["needle", r"(?<!x)needle", b"needle"])
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            assert searcher.feed([Chunk(number * len(piece), "stdout", 0, number * 100, piece)]) is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 4 * 1024 * 1024

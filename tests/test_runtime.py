@@ -146,6 +146,8 @@ def test_an_impatient_result_lets_the_work_go_on(never):
 def test_an_interrupt_ends_a_blocking_wait(never):
     def interrupt() -> None:
         never.begun.wait(10)
+        while sys._current_frames()[threading.main_thread().ident].f_code.co_name != "wait":
+            time.sleep(0)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()

@@ -33,7 +33,7 @@ from cmdop_jupyter.notebook.views.text import (
 )
 
 CAPTURED = Path(__file__).parent / "captured"
-TAGS = {"div", "span", "b", "i", "u", "br", "details", "summary"}
+TAGS = {"code", "div", "span", "b", "i", "u", "br", "details", "summary"}
 ATTRIBUTES = {"style", "title", "role", "aria-label", "open"}
 STYLES = re.compile(r"[-a-z0-9#:;,.()% ]*", re.IGNORECASE)
 
@@ -64,6 +64,8 @@ class Page(HTMLParser):
         assert self._open.pop()[0] == tag
 
     def handle_data(self, data):
+        # Elsewhere JupyterLab and nbconvert take what stands between two `$` for mathematics.
+        assert "code" in [tag for tag, _ in self._open]
         self.texts.append(data)
         self.styled.append((data, next((found["style"] for _, found in self._open[::-1] if "style" in found), "")))
         self.titles.append((data, next((found["title"] for _, found in self._open if "title" in found), "")))

@@ -27,7 +27,7 @@ from playwright.sync_api import Error, Page, sync_playwright
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
 WIDTH, HEIGHT = 1280, 1500  # pixels of one picture
-WAITING = "[*]:"  # the prompt of a cell that runs or is to run
+PENDING = re.compile(r"^\[[* ]\]:$")  # the prompt of a cell that runs or is to run
 TO_MIDDLE = "node => node.scrollIntoView({block: 'center'})"
 START_SECONDS = 60
 
@@ -115,13 +115,13 @@ def run_all(page: Page, address: str, name: str) -> None:
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         with contextlib.suppress(Error):
-            page.get_by_text(WAITING).first.wait_for(timeout=3_000)
+            page.get_by_text("[*]:").first.wait_for(timeout=3_000)
             return
     raise RuntimeError("JupyterLab does not run the notebook")
 
 
-def pictures(notebook: Path, folder: Path, every: float, seconds: float) -> None:
-    """Run `notebook` and take a picture each `every` seconds, then of all that stays."""
+def pictures(notebook: Path, folder: Path, every: float, seconds: float) -> bool:
+    """Run `notebook` and take a picture each `every` seconds, then of all that stays; return whether all cells ran."""
     chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if chromium is None:
         raise SystemExit(f"no browser found: {', '.join(CHROMIUM)}")
@@ -136,16 +136,13 @@ def pictures(notebook: Path, folder: Path, every: float, seconds: float) -> None
             shots = Pictures(page, folder, notebook.stem)
             run_all(page, address, notebook.name)
             deadline = time.monotonic() + seconds
-            idle = 0
-            while idle < 3:  # behind a cell that is meant to raise, the page begins anew
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"{notebook} is not done after {seconds:g} s")
+            while (cells := page.get_by_text(PENDING)).count() and time.monotonic() < deadline:
                 with contextlib.suppress(Error):  # it is done by now
-                    page.get_by_text(WAITING).first.evaluate(TO_MIDDLE, timeout=1000)
-                idle = 0 if page.get_by_text(WAITING).count() else idle + 1
-                if not idle:
-                    shots.take("running")
+                    cells.first.evaluate(TO_MIDDLE, timeout=1000)
+                shots.take("running")
                 page.wait_for_timeout(every * 1000)
+            done = not cells.count()
+            page.wait_for_timeout(1000)
             shots.take_all("done")
             page.keyboard.press("Escape")
             page.keyboard.press("Control+s")
@@ -156,6 +153,7 @@ def pictures(notebook: Path, folder: Path, every: float, seconds: float) -> None
             shots.take_all("reloaded")
             shutil.copy(work / notebook.name, folder)
             browser.close()
+    return done
 
 
 def main() -> int:
@@ -165,8 +163,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="while it runs (default: 2)")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for all cells (default: 120)")
     given = parser.parse_args()
-    pictures(given.notebook, given.folder, given.every, given.timeout)
-    return 0
+    return 0 if pictures(given.notebook, given.folder, given.every, given.timeout) else 1
 
 
 if __name__ == "__main__":

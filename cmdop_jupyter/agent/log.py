@@ -302,9 +302,6 @@ class LogReader:
 
     def _read_segment(self, offset: int, max_bytes: int) -> list[Chunk]:
         start, data, index = self._segment_of(offset)
-        following = bisect.bisect_right(self._starts, offset)
-        if following < len(self._starts):
-            max_bytes = min(max_bytes, self._starts[following] - offset)
         body = os.pread(data, max_bytes, offset - start)
         count = os.fstat(index).st_size // RECORD.size
         if not body or not count:

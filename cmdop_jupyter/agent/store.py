@@ -522,7 +522,7 @@ def _drop_socket(place: str, folder: str) -> None:
 
 
 def _number(asked: dict[str, object], key: str, otherwise: int, most: int) -> int:
-    number = int(str(asked.get(key) or otherwise))
+    number = otherwise if asked.get(key) is None else int(str(asked[key]))
     if not 0 < number <= most:
         raise InvalidRequest(f"{key} is 1 to {most}, not {number}")
     return number

@@ -161,6 +161,7 @@ class SessionFacts:
         tty: `split`, `full` or `none`.
         digest: Of the script and the options that matter, so that "the same command" can be told.
         log: Where its log lies on the machine that runs it.
+        cols: Characters in a line of its terminals, at the start.
     """
 
     id: str
@@ -175,6 +176,7 @@ class SessionFacts:
     digest: str
     log: str
     argv: tuple[str, ...] = ()
+    cols: int = 0
     ephemeral: float | None = None
 
     @classmethod
@@ -193,6 +195,7 @@ class SessionFacts:
             digest=answer.get("digest") or "",
             log=log,
             argv=tuple(answer["argv"]),
+            cols=answer["cols"],
             ephemeral=answer.get("ephemeral"),
         )
 

@@ -71,7 +71,9 @@ class Table:
         body = ""
         for number, row in enumerate(self.rows):
             style = f"{CELL};{FAILED}" if number in self.bad else CELL
-            body += "<tr>" + "".join(f'<td style="{style}">{CODE.format(html.escape(cell))}</td>' for cell in row) + "</tr>"
+            body += (
+                "<tr>" + "".join(f'<td style="{style}">{CODE.format(html.escape(cell))}</td>' for cell in row) + "</tr>"
+            )
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 

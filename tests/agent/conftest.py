@@ -1,4 +1,4 @@
-"""A store of the test's own, and sessions in it that are waited for by what their supervisors say, never by the clock."""
+"""A store of the test's own, and sessions in it, waited for by what their supervisors say, never by the clock."""
 
 from __future__ import annotations
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from typing import Protocol
 
 from .frames import FrameBudget
+
+log = logging.getLogger("cmdop_jupyter")
 
 
 class Drawable(Protocol):
@@ -48,15 +52,23 @@ class FrameClock:
         while self._dirty:
             for view, max_bytes in self._budget.plan(loop.time()):
                 event = self._dirty.pop(view)
+                messages = sent = 0
                 try:
                     messages, sent = await view.draw(max_bytes)
+                except Exception:  # one view must not stop the others; it is told of, and tried again when it changes
+                    log.exception("a view could not be drawn")
                 finally:
                     event.set()
-                self._budget.sent(loop.time(), view, sent, messages)
+                    self._budget.sent(loop.time(), view, sent, messages)
             due = self._budget.next_due(loop.time())
             if due is not None:
                 self._wake.clear()
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), max(0.001, due - loop.time()))
-                except TimeoutError:
-                    continue
+
+    def forget(self, view: Drawable) -> None:
+        """`view` will never be drawn again."""
+        self._budget.forget(view)
+        event = self._dirty.pop(view, None)
+        if event is not None:
+            event.set()

@@ -29,6 +29,17 @@ def last_lines(chunks: Sequence[Chunk], count: int) -> tuple[list[Chunk], int]:
     return kept, 0
 
 
+def from_offset(chunks: Sequence[Chunk], offset: int) -> tuple[list[Chunk], int]:
+    """What lies at `offset` or behind it, and the number of newlines in front."""
+    kept, before = [], 0
+    for chunk in chunks:
+        skip = min(max(0, offset - chunk.offset), len(chunk.data))
+        before += chunk.data.count(b"\n", 0, skip)
+        if skip < len(chunk.data):
+            kept.append(_part(chunk, skip, len(chunk.data)) if skip else chunk)
+    return kept, before
+
+
 def begins_with_line(chunks: Sequence[Chunk], cut: int) -> bool:
     """Whether what `last_lines` left begins where a line does: at the log's beginning, or behind a newline."""
     return bool(chunks) and (chunks[0].offset == 0 or cut > 0)

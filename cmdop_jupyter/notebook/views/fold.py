@@ -36,9 +36,9 @@ def fold(
         max_lines: How many rows to return, and how far up a cursor can move.
         columns: Where rows wrap, for a session with one terminal for everything; None: they do not.
         screen_rows: Height of the terminals, for sequences that count from the top of the screen.
-        from_start: The first chunk begins with a line (that a log does, at offset 0, is known). Else it may begin inside
-            a line, a character or an escape sequence: that line is left out, or shown as `headless` where its channel
-            has no other.
+        from_start: The first chunk begins with a line (that a log does, at offset 0, is known). Else it may begin
+            inside a line, a character or an escape sequence: that line is left out, or shown as `headless` where its
+            channel has no other.
 
     Raises:
         ValueError: If `max_lines`, `columns` or `screen_rows` is less than 1.

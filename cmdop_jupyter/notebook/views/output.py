@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from ...agent.log import Chunk
 from ...agent.status import EXITED
 from ...errors import LogDropped
-from ...machines.base import Status
+from ...machines.base import Status, Tail
 from ...runtime import runtime
-from .cuts import begins_with_line, last_lines
-from .fold import fold
-from .record import KEPT_LINES, TAIL_BYTES, facts_of, frozen
-from .text import Facts, header_html, one_line, snapshot_bundle, to_html
+from .cuts import from_offset
+from .record import TAIL_BYTES, facts_of, frozen, picture_of
+from .text import TAIL_LINES, Bundle, Facts, header_html, one_line, snapshot_bundle, to_html
 
 if TYPE_CHECKING:
     from ...stream import Stream
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 
 SNAPSHOT_SECONDS = 30.0  # the text is renewed no more often, unless the state changes
 END_SECONDS = 0.5  # how long a wait that is over may be kept for the end of the log
+LEAST_BYTES = 4096  # that a picture gets, whatever else is sent with it
 OVERHEAD = 700  # bytes of a widget message around its content
 
 Publish = Callable[[dict[str, Any], str, bool], None]
@@ -53,7 +52,7 @@ class OutputView:
         self._paused = False
         self._frozen = False
         self._drawn_end = -1
-        self._picture = self._head_text = ""
+        self._picture = self._head = ""
         self._header_at = self._snapshot_at = 0.0
         self._snapshot_state: tuple[object, ...] = ()
         self._follower: asyncio.Task[None] | None = None
@@ -143,55 +142,43 @@ class OutputView:
 
     async def draw(self, max_bytes: int) -> tuple[int, int]:
         """Bring the widget up to date, with at most about `max_bytes`; return messages and bytes sent."""
-        if self._frozen:
-            return 0, 0
         async with self._drawing:
-            machine, session_id = self._machine, self.stream.session_id
-            messages = sent = 0
-            tail = await machine.tail(session_id, min(TAIL_BYTES, max(4096, max_bytes)))
+            if self._frozen:
+                return 0, 0
+            tail = await self._machine.tail(self.stream.session_id, TAIL_BYTES)
             self._status = tail.status
             self._drawn_end = tail.status.end
+            sent = []
+            if self._snapshot_due():
+                bundle = self._snapshot(tail)
+                self._publish(bundle, self._text_id, True)
+                sent.append(sum(len(text.encode()) for text in bundle.values()))
+            head = header_html(self._facts())
+            if head != self._head:
+                self._head = self._header.value = head
+                sent.append(len(head.encode()))
             if not self._paused:
-                picture = self._paint(tail.chunks, tail.newlines_before, max_bytes)
+                picture = self._paint(tail, max(LEAST_BYTES, max_bytes - sum(sent) - 3 * OVERHEAD))
                 if picture != self._picture:
                     self._picture = picture
                     data = {"text/html": picture, "text/plain": ""}
                     self._out.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
-                    messages, sent = 1, len(picture.encode()) + OVERHEAD
-            head = self._header_text()
-            if head != self._head_text:
-                self._head_text = head
-                self._header.value = head
-                messages, sent = messages + 1, sent + len(head.encode()) + OVERHEAD
-            if self._snapshot_due():
-                bundle = self._snapshot(tail.chunks)
-                self._publish(bundle, self._text_id, True)
-                messages, sent = messages + 1, sent + sum(len(text.encode()) for text in bundle.values()) + OVERHEAD
-            return messages, sent
+                    sent.append(len(picture.encode()))
+            return len(sent), sum(sent) + OVERHEAD * len(sent)
 
-    def _paint(self, chunks: list[Chunk], newlines_before: int, max_bytes: int) -> str:
+    def _paint(self, tail: Tail, max_bytes: int) -> str:
         """The picture of the tail, as HTML of about `max_bytes` at most; says exactly how many lines are not in it."""
-        visible = [chunk for chunk in chunks if chunk.end > self._from]
-        if visible and visible[0].offset < self._from:
-            first = visible[0]
-            skip = self._from - first.offset
-            newlines_before += first.data.count(b"\n", 0, skip)
-            visible[0] = Chunk(self._from, first.channel, first.wall_ns, first.mono_ms, first.data[skip:])
-        newlines_before += sum(chunk.data.count(b"\n") for chunk in chunks if chunk.end <= self._from)
+        chunks, before = from_offset(tail.chunks, self._from)
         count = self._lines
         while True:
-            shown_chunks, cut = last_lines(visible, count)
-            lines = fold(shown_chunks, max_lines=count, from_start=begins_with_line(shown_chunks, cut))
-            skipped = newlines_before + cut
-            picture = to_html(lines, skipped=skipped)
-            if len(picture) <= max_bytes or count <= 1:
+            lines, skipped = picture_of(self.stream.facts, chunks, count)
+            picture = to_html(lines, skipped=tail.newlines_before + before + skipped)
+            size = len(picture.encode())
+            if size <= max_bytes or count <= 1:
                 return picture
-            count = max(1, min(count - 1, count * max_bytes // len(picture)))
+            count = max(1, min(count - 1, count * max_bytes // size))
 
     # -- the header
-
-    def _header_text(self) -> str:
-        return header_html(self._facts())
 
     def _facts(self) -> Facts:
         return facts_of(self.stream, self._status, rate=self._measure_rate(self._status))
@@ -213,12 +200,11 @@ class OutputView:
             return True
         return time.monotonic() - self._snapshot_at >= SNAPSHOT_SECONDS
 
-    def _snapshot(self, chunks: list[Chunk]) -> dict[str, str]:
+    def _snapshot(self, tail: Tail) -> Bundle:
         self._snapshot_at = time.monotonic()
         self._snapshot_state = (self._status.state, self._status.exit, self._status.held)
-        kept, cut = last_lines(chunks, KEPT_LINES)
-        lines = fold(kept, max_lines=KEPT_LINES, from_start=begins_with_line(kept, cut))
-        return snapshot_bundle(self._facts(), lines, time.time())
+        lines, skipped = picture_of(self.stream.facts, tail.chunks, TAIL_LINES)
+        return snapshot_bundle(self._facts(), lines, time.time(), skipped_lines=tail.newlines_before + skipped)
 
     async def settle(self) -> None:
         """Write what is known now into the text that stays: somebody waited for it."""
@@ -230,21 +216,23 @@ class OutputView:
                     status = await machine.status(session_id, status.seq)
         if not status.live:
             await self.freeze()
-        elif not self._frozen:
-            self._status = status
-            tail = await machine.tail(session_id, TAIL_BYTES)
-            self._publish(self._snapshot(tail.chunks), self._text_id, True)
+            return
+        async with self._drawing:
+            if not self._frozen:
+                tail = await machine.tail(session_id, TAIL_BYTES)
+                self._status = tail.status
+                self._publish(self._snapshot(tail), self._text_id, True)
 
     async def freeze(self) -> None:
         """The session ended: its text stays, the widget goes."""
-        if self._frozen:
-            return
-        self._frozen = True
         async with self._drawing:
-            bundle = await frozen(self.stream)
-            self._status = self.stream._known
-            self._publish(bundle, self._text_id, True)
+            if self._frozen:
+                return
+            self._publish(await frozen(self.stream), self._text_id, True)
             self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
+            self._frozen = True
+            self._status = self.stream._known
+            self._clock.forget(self)
             self._out.outputs = ()
             # Seen only where the page has forgotten the display ids, as it does when it is reloaded.
             remedy = f"the page was reloaded, so the text of this output is not here: %cmdop keep {self.stream.name}"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ...agent.log import Chunk
 from ...errors import LogDropped
-from ...machines.base import Status
+from ...machines.base import SessionFacts, Status
 from ...stream import Stream
 from .cuts import begins_with_line, first_lines, last_lines
-from .fold import fold
+from .fold import StyledLine, fold
 from .text import HEAD_LINES, TAIL_LINES, Bundle, Facts, frozen_bundle
 
 TAIL_BYTES = 64 * 1024  # of the log that a picture is made from
 HEAD_BYTES = 16 * 1024
-KEPT_LINES = TAIL_LINES
 
 
 def facts_of(stream: Stream, status: Status, *, rate: float = 0.0) -> Facts:
@@ -38,16 +40,24 @@ def facts_of(stream: Stream, status: Status, *, rate: float = 0.0) -> Facts:
     )
 
 
+def picture_of(facts: SessionFacts, chunks: Sequence[Chunk], count: int) -> tuple[list[StyledLine], int]:
+    """The last `count` lines of a tail as they look, and how many lines of it are in front of them."""
+    kept, cut = last_lines(chunks, count)
+    whole = begins_with_line(kept, cut)
+    columns = facts.cols if facts.tty == "full" else None
+    return fold(kept, max_lines=count, columns=columns, from_start=whole), cut + (bool(kept) and not whole)
+
+
 async def frozen(stream: Stream) -> Bundle:
     """The text of a session's output as it stays in a file: head and tail, and where the rest is. On the I/O thread."""
-    machine, session_id = stream._machine, stream.session_id
+    machine, session_id, facts = stream._machine, stream.session_id, stream.facts
     tail = await machine.tail(session_id, TAIL_BYTES)
     stream._known = tail.status
-    kept, cut = last_lines(tail.chunks, HEAD_LINES + TAIL_LINES)
+    lines, cut = picture_of(facts, tail.chunks, HEAD_LINES + TAIL_LINES)
     skipped = tail.newlines_before + cut
-    head = []
+    head: list[StyledLine] = []
     if skipped:
-        kept, cut = last_lines(tail.chunks, TAIL_LINES)
+        lines, cut = picture_of(facts, tail.chunks, TAIL_LINES)
         skipped = tail.newlines_before + cut
         try:
             begin = await machine.read_nowait(session_id, 0, HEAD_BYTES)
@@ -56,5 +66,4 @@ async def frozen(stream: Stream) -> Bundle:
         first, count = first_lines(begin, min(HEAD_LINES, skipped))
         head = fold(first, max_lines=HEAD_LINES, from_start=True)
         skipped -= count
-    lines = fold(kept, max_lines=HEAD_LINES + TAIL_LINES, from_start=begins_with_line(kept, cut))
     return frozen_bundle(facts_of(stream, tail.status), head, lines, skipped)

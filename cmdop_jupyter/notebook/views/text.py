@@ -38,7 +38,11 @@ _HARMLESS |= {0x2028: "\u2424", 0x2029: "\u2424"}
 _HARMFUL = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{BIDI}\u2028\u2029]")
 
 _FONT = "font-family:var(--jp-code-font-family,var(--vscode-editor-font-family,monospace))"
-_BLOCK = f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.3;padding-left:8px;{_FONT}">'
+# Inside `code` no page looks for mathematics between two `$`.
+_CODE = f"background:none;border:0;padding:0;color:inherit;font-size:inherit;{_FONT}"
+_BLOCK = (
+    f'<code style="display:block;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.3;{_CODE};padding-left:8px">'
+)
 _MARGIN = {
     "stderr": '<div role="group" title="stderr" aria-label="stderr" style="margin-left:-8px;padding-left:5px;'
     'border-left:3px solid #c44;background:#c4444414">',
@@ -133,7 +137,7 @@ def to_html(lines: Iterable[StyledLine], *, skipped: int = 0) -> str:
         for line in group:
             _add_html(made, line)
         made.append("</div>" if opening else "")
-    made.append("</div>")
+    made.append("</code>")
     return "".join(made)
 
 
@@ -144,8 +148,8 @@ def one_line(facts: Facts) -> str:
 
 def header_html(facts: Facts, *, note: str = "") -> str:
     """Return the facts, and perhaps a `note`, as one line of HTML."""
-    style = f"white-space:nowrap;overflow:hidden;text-overflow:ellipsis;{_FONT}"
-    return f'<div style="{style}">{_facts_html(facts, note)}</div>'
+    style = f"display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;{_CODE}"
+    return f'<code style="{style}">{_facts_html(facts, note)}</code>'
 
 
 def snapshot_bundle(facts: Facts, lines: Sequence[StyledLine], now: float, *, skipped_lines: int = 0) -> Bundle:
@@ -203,7 +207,7 @@ def frozen_bundle(
             [to_html(part) if part else "" for part in parts],
         )
         texts.insert(1, [gap] if gap else [])
-        pages.insert(1, f'<div style="{_FONT}">{_note(gap)}</div>' if gap else "")
+        pages.insert(1, f'<code style="display:block;{_CODE};padding-left:8px">{_note(gap)}</code>' if gap else "")
         return {
             "text/plain": "\n".join([one_line(facts), *(line for lines in texts for line in lines), *_about(facts)]),
             "text/html": f"<details open>{_summary(facts)}{''.join(pages)}{_about_html(facts)}</details>",
@@ -309,7 +313,7 @@ def _facts_html(facts: Facts, note: str = "") -> str:
 
 
 def _summary(facts: Facts, note: str = "") -> str:
-    return f'<summary style="{_FONT}">{_facts_html(facts, note)}</summary>'
+    return f'<summary><code style="{_CODE}">{_facts_html(facts, note)}</code></summary>'
 
 
 def _about(facts: Facts) -> list[str]:
@@ -319,7 +323,8 @@ def _about(facts: Facts) -> list[str]:
 
 
 def _about_html(facts: Facts) -> str:
-    return f'<div style="opacity:.7;{_FONT}">{"<br>".join(_escape(line) for line in _about(facts))}</div>'
+    lines = "<br>".join(_escape(line) for line in _about(facts))
+    return f'<code style="display:block;opacity:.7;{_CODE};padding-left:8px">{lines}</code>'
 
 
 def _when(seconds: float) -> str:
