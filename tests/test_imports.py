@@ -20,22 +20,26 @@ ROOMS = {
     "words": set(),
     "errors": {"agent.errors", "words"},
     "dialect": {"agent.errors", "errors"},
-    "patterns": {"agent.errors", "agent.log", "errors", "dialect"},
     "lines": {"agent.errors", "agent.log", "errors"},
+    "needles": {"agent.errors", "errors", "dialect", "lines"},
+    "lanes": {"agent.errors", "agent.log", "errors", "lines", "needles"},
+    "patterns": {"agent.errors", "agent.log", "errors", "lanes", "lines", "needles"},
     "machines": {"agent", "errors", "words"},
     "config": {"agent", "errors", "words", "machines"},
     "relay": {"agent", "errors", "words", "machines", "config"},
     "runtime": {"agent", "errors", "words", "machines"},
     "waiting": {"agent", "errors", "words", "machines", "patterns", "lines"},
     "subscription": {"agent", "errors", "words", "machines", "runtime"},
+    "streams": {"errors"},
 }
-ROOMS["stream"] = {*ROOMS["subscription"], *ROOMS["waiting"], "subscription", "waiting"}
+ROOMS["reading"] = ROOMS["writing"] = {*ROOMS["waiting"], "runtime", "waiting"}
+ROOMS["stream"] = {*ROOMS["reading"], "reading", "streams", "subscription", "writing"}
 ROOMS["wait"] = ROOMS["handlers"] = ROOMS["sinks"] = {*ROOMS["stream"], "stream"}
 ROOMS["client"] = {*ROOMS["wait"], "config", "wait", "handlers", "sinks"}
 ROOMS["notebook"] = {*ROOMS["client"], "client"}
 ROOMS["__init__"] = {*ROOMS["notebook"], "notebook"}
 
-PURE = ("agent.frames", "dialect", "lines", "patterns", "words")
+PURE = ("agent.frames", "agent.keyboard", "dialect", "lanes", "lines", "needles", "patterns", "words")
 TOUCHES_THE_WORLD = {
     "asyncio",
     "io",

@@ -334,7 +334,7 @@ def test_a_supervisor_that_does_not_answer_is_not_lost(start, monkeypatch):
 def test_a_path_of_200_bytes_works(tmp_path):
     root = tmp_path / ("x" * (199 - len(str(tmp_path))))
     store = SessionStore(str(root))
-    store.start({"id": "one", "name": "api", "script": "echo out; exit 2"})
+    store.start({"id": "one", "name": "api", "script": f"echo out; {WAITS}"})
 
     assert len(store.root) == 200
     assert len(str(store.facts("one")["socket"])) > 200
