@@ -101,7 +101,10 @@ class UnknownMachine(CmdopError, LookupError):
 
     def __str__(self) -> str:
         hint = f"; did you mean {' or '.join(self.nearest)}?" if self.nearest else ""
-        return f"no machine is called {self.wanted!r}{hint}; `local`, or no name at all, is this one"
+        return (
+            f"no machine is called {self.wanted!r}{hint}; `local`, or no name at all, is this one, "
+            f"and others cannot be reached yet"
+        )
 
 
 class Detached(CmdopError, RuntimeError):
@@ -150,15 +153,22 @@ class WaitTimeout(CmdopError, TimeoutError):
         pattern: What was awaited.
         seconds: How long we waited.
         stream: Name of the session.
-        last_line: The newest line; None when there was none.
+        last_line: The newest line since the wait began; None when there was none.
+        start: Where in the log it began.
     """
 
-    def __init__(self, pattern: str, seconds: float, stream: str, last_line: str | None) -> None:
-        super().__init__(pattern, seconds, stream, last_line)
+    def __init__(self, pattern: str, seconds: float, stream: str, last_line: str | None, start: int = 0) -> None:
+        super().__init__(pattern, seconds, stream, last_line, start)
         self.pattern, self.seconds, self.stream, self.last_line = pattern, seconds, stream, last_line
+        self.start = start
 
     def __str__(self) -> str:
-        seen = "no line came" if self.last_line is None else f"last line {self.last_line!r}"
+        if self.last_line is not None:
+            seen = f"last line {self.last_line!r}"
+        elif self.start:
+            seen = f'no line came behind byte {self.start}, where this wait began (start="begin" looks at all of it)'
+        else:
+            seen = "no line came"
         return f"no line of {self.stream} matched /{self.pattern}/ in {self.seconds:g} s; {seen}. It goes on"
 
 

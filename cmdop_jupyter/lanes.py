@@ -104,7 +104,8 @@ class Lane(Protocol):
     @property
     def is_open(self) -> bool: ...
 
-    def push(self, chunk: Chunk) -> None: ...
+    def push(self, chunk: Chunk) -> None:
+        """Take what the channel has next; not nothing."""
 
     def search(self) -> None: ...
 
@@ -161,7 +162,7 @@ class LineLane:
 
     def push(self, chunk: Chunk) -> None:
         self._lines.push(chunk)
-        self.mono_ms = max(self.mono_ms, chunk.mono_ms)
+        self.mono_ms = chunk.mono_ms
 
     def search(self) -> None:
         self.found, self._block = None, self._lines.take()
@@ -260,9 +261,7 @@ class BytesLane:
         return self._open is not None
 
     def push(self, chunk: Chunk) -> None:
-        self.mono_ms = max(self.mono_ms, chunk.mono_ms)
-        if not chunk.data:
-            return
+        self.mono_ms = chunk.mono_ms
         self._places.add(self._base + self._length, chunk.offset, chunk.wall_ns)
         self._pieces.append(chunk.data)
         self._length += len(chunk.data)

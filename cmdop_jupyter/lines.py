@@ -117,37 +117,37 @@ class ChannelLines:
         self.start = self.size = 0
         self._pieces: list[bytes] = []
         self._ripe = False  # there may be something to take
-        self._after_return = False  # a newline that comes next belongs to the \r before it
+        self._after_return = False  # what was taken ended with \r: a newline that comes next belongs to it
         self._continued = False  # the unfinished line began with a cut
 
     def push(self, chunk: Chunk) -> None:
-        data, offset = chunk.data, chunk.offset
-        if self._after_return and data[:1] == b"\n":
-            data, offset = data[1:], offset + 1
-            self._after_return = False
-        if not data:
-            return
-        self.places.add(self.start + self.size, offset, chunk.wall_ns)
-        self._pieces.append(data)
-        self.size += len(data)
-        self.is_open = data[-1] not in b"\r\n"
-        self._after_return = data[-1] == 13
-        self._ripe = self._ripe or b"\n" in data or b"\r" in data or self.size > self.longest
+        data = chunk.data
+        if data:
+            self.places.add(self.start + self.size, chunk.offset, chunk.wall_ns)
+            self._pieces.append(data)
+            self.size += len(data)
+            self.is_open = data[-1] not in b"\r\n"
+            self._ripe = self._ripe or b"\n" in data or b"\r" in data or self.size > self.longest
 
     def take(self) -> Block | None:
         """Return the lines that are finished by now; None when there are none."""
         if not self._ripe:
             return None
         self._ripe = False
-        raw = self._joined()
+        raw, position = self._joined(), self.start
+        if self._after_return and raw[0] == 10:
+            raw, position = raw[1:], position + 1
         cuts = _cuts(raw, self.longest)
         newline = raw.rfind(b"\n")
         stop = max(newline, raw.rfind(b"\r", newline + 1), cuts[-1] - 1 if cuts else -1) + 1
-        block = Block(self, raw[:stop], self.start, cuts, self._continued)
+        self._after_return = raw[-1:] == b"\r"
         rest = raw[stop:]
         self._pieces = [rest] if rest else []
+        self.start, self.size = position + stop, len(rest)
+        if not stop:
+            return None
+        block = Block(self, raw[:stop], position, cuts, self._continued)
         self._continued = bool(cuts) and cuts[-1] == stop
-        self.start, self.size = self.start + stop, len(rest)
         return block
 
     def rest(self) -> Line | None:

@@ -130,6 +130,8 @@ class Searcher:
         return self._hit is None
 
     def _push(self, chunk: Chunk) -> None:
+        if not chunk.data:
+            return
         if chunk.mono_ms >= self._due:
             self._pass(chunk.mono_ms)
         full = False

@@ -145,11 +145,11 @@ def read_chunks(machine: Machine, session_id: str, start: int, end: int) -> Iter
         start = batch[-1].end
 
 
-async def tail_lines(machine: Machine, session_id: str, count: int) -> list[Line]:
-    """The newest `count` lines, oldest first; the last may be unfinished. On the I/O thread."""
+def tail_lines(machine: Machine, session_id: str, count: int) -> list[Line]:
+    """The newest `count` lines, oldest first; the last may be unfinished. Blocks."""
     size = FIRST_TAIL
     while True:
-        chunks = (await machine.tail(session_id, size)).chunks
+        chunks = runtime().wait(machine.tail(session_id, size)).chunks
         assembler = LineAssembler()
         lines = [line for chunk in chunks for line in assembler.feed(chunk)] + assembler.end()
         if len(lines) > count or not chunks or chunks[0].offset == 0 or size >= LAST_TAIL:

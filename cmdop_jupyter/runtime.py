@@ -106,8 +106,9 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
         try:
             self._claimed = True
             return self._future.result(timeout)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             self._let_go()
+            self._in_one_line(interrupt)
             raise
 
     def send(self, value: Any) -> Any:
@@ -152,12 +153,21 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
             while not future.done():
                 await asyncio.wait([future], timeout=tick)
             return future.result()
-        except (asyncio.CancelledError, GeneratorExit):
+        except asyncio.CancelledError as interrupt:
+            self._let_go()
+            self._in_one_line(interrupt)
+            raise
+        except GeneratorExit:
             self._let_go()
             raise
         finally:
             if not future.done():
                 future.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    def _in_one_line(self, interrupt: BaseException) -> None:
+        """Let IPython show an interrupt by what it means: our frames below it say nothing to the person who did it."""
+        line = f"\x1b[31mInterrupted\x1b[39m: {self._what}; what runs goes on"
+        interrupt._render_traceback_ = lambda: [line]  # type: ignore[attr-defined]
 
     def _let_go(self) -> None:
         self._claimed = True

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any
 
 from .agent.log import Chunk
+from .agent.stopping import GRACE
 from .agent.tree import signal_number
 from .errors import Detached, FailPatternSeen, InvalidRequest, LogDropped, SessionNotFound, TooMuch
 from .lines import Line, clean
@@ -27,7 +27,6 @@ __all__ = ["Gap", "Metrics", "Stream", "TerminalStream", "streams"]
 
 TEXT_LIMIT = 64 * 1024 * 1024  # bytes that `text` gives in one piece
 BEFORE_BYTES = 64 * 1024  # of the log that `Match.before` looks at
-GRACE = 2.0  # seconds between INT, TERM and KILL
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +179,7 @@ class Stream:
 
     def seconds(self, status: Status) -> float:
         """How long the command has run, or ran, by its machine's clock."""
-        if status.exited_ms:
-            return status.exited_ms / 1000
-        if status.clock_ms:
-            return status.clock_ms / 1000
-        until = status.ended_ns or status.wall_ns or time.time_ns()
-        return max(0.0, (until - self.facts.created_ns) / 1e9)
+        return self.facts.seconds(status)
 
     def __repr__(self) -> str:
         if self._facts is None:
@@ -208,7 +202,7 @@ class Stream:
 
     def wait_exit(self, timeout: float | None = None) -> Pending[Exit | None]:
         """As `await stream`, with a time limit; `.result()` blocks. Raises StillRunning."""
-        work = watched([self], "its exit", exit_in(self._machine, self.facts, timeout))
+        work = watched([self], "to exit", exit_in(self._machine, self.facts, timeout))
         return Pending(work, f"exit of {self.name}", tied=True)
 
     # -- cursors
@@ -264,7 +258,7 @@ class Stream:
         """The newest `n` lines, oldest first; the last may be unfinished."""
         if n < 1:
             raise InvalidRequest(f"a number of lines is 1 or more, got {n}")
-        return runtime().wait(tail_lines(self._machine, self.session_id, n))
+        return tail_lines(self._machine, self.session_id, n)
 
     # -- handlers
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from .errors import SessionNotFound
+from .errors import Detached, SessionNotFound
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -17,6 +17,7 @@ class Streams(Mapping[str, "Stream"]):
 
     def __init__(self) -> None:
         self._by_name: dict[str, Stream] = {}
+        self.attach: Callable[[str], Stream] | None = None  # finds a session that has no stream here yet
 
     @property
     def latest(self) -> Stream | None:
@@ -26,6 +27,12 @@ class Streams(Mapping[str, "Stream"]):
         """Put a stream in, as the latest."""
         self._by_name.pop(stream.name, None)
         self._by_name[stream.name] = stream
+
+    def forget(self, session_id: str) -> None:
+        """Take the streams of a session out."""
+        for name, one in list(self._by_name.items()):
+            if one._facts is not None and one._facts.id == session_id:
+                del self._by_name[name]
 
     def drop(self, stream: Stream) -> None:
         """Take a stream out."""
@@ -38,11 +45,15 @@ class Streams(Mapping[str, "Stream"]):
         if wanted is None:
             latest = self.latest
             if latest is None:
-                raise SessionNotFound("the latest")
+                raise Detached(
+                    "there is no stream in this process yet; `%%cmdop` starts one, `%cmdop attach NAME` finds one"
+                )
             return latest
         if not isinstance(wanted, str):
             return wanted
         if wanted not in self._by_name:
+            if self.attach is not None:
+                return self.attach(wanted)
             raise SessionNotFound(wanted, difflib.get_close_matches(wanted, list(self), 3))
         return self._by_name[wanted]
 

@@ -97,8 +97,8 @@ class Wait:
         self.patterns, self.fails = as_list(pattern, "pattern"), as_list(fail, "fail")
         if not self.patterns and not self.fails:
             raise InvalidRequest("there is no pattern to wait for")
-        if timeout is not None and not timeout >= 0:
-            raise InvalidRequest(f"timeout is seconds, 0 or more, not {timeout}")
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
+            raise InvalidRequest(f"timeout is a number of seconds, 0 or more, not {timeout!r}")
         try:
             self._searcher = Searcher(self.patterns, self.fails, channel=channel, settle=settle)
         except CmdopError:
@@ -116,6 +116,7 @@ class Wait:
         Raises:
             WaitTimeout, SessionEnded, PatternTooSlow: There is none.
         """
+        offset = 0
         loop = asyncio.get_running_loop()
         deadline = None if self._timeout is None else loop.time() + self._timeout
         try:
@@ -131,9 +132,9 @@ class Wait:
             raise
         except TimeoutError:
             tail = await machine.tail(session.id, LAST_BYTES)
-            newest = last_words(tail.chunks)
+            newest = [line for line in last_words(tail.chunks) if line.end > offset]
             last = newest[-1].text[:LINE_SHOWN] if newest else None
-            raise WaitTimeout(self.words, self._timeout or 0.0, session.name, last) from None
+            raise WaitTimeout(self.words, self._timeout or 0.0, session.name, last, offset) from None
         if hit is None:
             raise await ended(machine, session, self.words)
         return hit, (self.fails if hit.failed else self.patterns)[hit.index], offset

@@ -89,21 +89,21 @@ def live(search: Searcher, drawn: Sequence[Any], last_ms: int) -> list[Hit | Non
         for place, (piece, percent) in enumerate(pieces):
             answers.append(search.feed([Chunk(offset, channel, naive.wall(now), now, piece)]))
             offset += len(piece)
-            if percent is not None:
+            if percent is not None and any(data for data, _ in pieces[: place + 1]):
                 # A record may grow for 50 ms, so that is how long nothing can be said behind one of its pieces.
                 until = following if place + 1 == len(pieces) else min(now + 49, following)
                 answers.append(search.quiet(now + (until - now) * percent // 100))
     return answers
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(
     drawn=RECORDS,
     patterns=PATTERNS,
     fail=PATTERNS,
     channel=st.none() | CHANNEL,
     ends=st.booleans(),
-    longest=st.sampled_from([(4, 3), (5, 8), (naive.LONGEST, naive.LONGEST)]),
+    longest=st.sampled_from([(4, 4), (5, 8), (naive.LONGEST, naive.LONGEST)]),
     block=st.sampled_from([1, 7, 1 << 18]),
     patience=st.sampled_from([-1, 8]),
 )
@@ -232,12 +232,14 @@ def compiled(source: str) -> re.Pattern[str]:
         reject()
 
 
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(
     flags=FLAGS, pattern=PATTERN, lines=st.lists(ONE_LINE, min_size=1, max_size=5), patience=st.sampled_from([-1, 8])
 )
 def test_a_text_pattern_means_what_re_means(flags, pattern, lines, patience):
     wanted = compiled(flags + pattern)
+    if r"\1" in pattern and "i" in flags + pattern:
+        assume(all(line.isascii() for line in lines))  # the one thing that differs, see `dialect`
     first = next((line for line in lines if wanted.search(line)), None)
     log = [Chunk(0, "stdout", 0, 0, "".join(line + "\n" for line in lines).encode())]
 

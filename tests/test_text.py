@@ -350,10 +350,10 @@ def test_silence_is_told_only_when_it_says_something(more):
     assert "ago" not in one_line(replace(FACTS, **more))
 
 
-def test_the_header_is_one_line_with_what_was_noted():
+def test_the_header_is_one_line_and_a_note_has_its_own():
     page = Page(header_html(FACTS, note="saved <here>"))
 
-    assert page.text == "● api on my-server · running · 3m12s · 48 kB · 1,234 lines · 2.1 kB/s · saved <here>"
+    assert page.text == "● api on my-server · running · 3m12s · 48 kB · 1,234 lines · 2.1 kB/ssaved <here>"
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_a_snapshot_is_one_folded_line_that_says_when_it_was_true():
 
     as_of = "as of 2023-11-14 22:16:32 UTC"
     assert bundle["text/plain"] == f"{one_line(FACTS)} ({as_of})\nnewest"
-    assert bundle["text/html"].startswith("<details><summary")
+    assert bundle["text/html"].startswith('<details style="opacity:.6"><summary')
     page = Page(bundle["text/html"])
     assert page.text.startswith(
         f"● api on my-server · running · 3m12s · 48 kB · 1,234 lines · 2.1 kB/s · {as_of}newest\n"

@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import sys
 import time
+from typing import Any
 
 from . import status
 from .errors import CmdopError
+from .stopping import GRACE, told
 from .store import SessionStore, raise_answer
 
 
@@ -56,9 +58,18 @@ def _do(store: SessionStore, command: str, wanted: str) -> None:
                 for chunk in chunks:
                     sys.stdout.buffer.write(chunk.data)
                 offset = chunks[-1].end
-    elif facts["state"] == status.LOST:
-        print(store.stop_lost(session_id, 2.0))
+    elif facts["state"] == status.ENDED:
+        print(f"{facts['name']} had ended already")
     else:
-        with store.connect(session_id) as sock:
-            sock.settimeout(60)
-            print(raise_answer(store.ask(sock, {"op": "stop", "id": 1}))["report"])
+        report = _stop(store, session_id, lost=facts["state"] == status.LOST)
+        print(f"{facts['name']}: {told(report['took'], report['seconds'], report['ended'], report['left'])}")
+
+
+def _stop(store: SessionStore, session_id: str, *, lost: bool) -> dict[str, Any]:
+    if lost:
+        return store.stop_lost(session_id, GRACE)
+    with store.connect(session_id) as sock:
+        sock.settimeout(60)
+        report = raise_answer(store.ask(sock, {"op": "stop", "id": 1}))["report"]
+    assert isinstance(report, dict)
+    return report

@@ -34,14 +34,8 @@ class Keyboard:
         return len(self.unread) >= AHEAD
 
     def repeats(self, writer: str, offset: int, data: bytes, *, eof: bool) -> int | None:
-        """How far `writer` is accepted if all of this was accepted before, else None.
-
-        Raises:
-            InvalidRequest: Something before `offset` never came.
-        """
+        """How far `writer` is accepted if all of this was accepted before, else None."""
         accepted, end = self._accepted.get(writer, 0), offset + len(data)
-        if not 0 <= offset <= accepted:
-            raise InvalidRequest(f"input of {writer} from {offset} on came before its input from {accepted} on")
         if end > accepted or (eof and (writer, end) not in self._ended):
             return None
         return accepted
@@ -54,10 +48,13 @@ class Keyboard:
             end_key: What says "no more input" to a terminal; empty for a pipe.
 
         Raises:
+            InvalidRequest: Something before `offset` never came.
             InputTooLong: The terminal would cut a line of it.
             SessionOver: The input was closed before.
         """
         accepted, end = self._accepted.get(writer, 0), offset + len(data)
+        if not 0 <= offset <= accepted:
+            raise InvalidRequest(f"input of {writer} from {offset} on came before its input from {accepted} on")
         fresh = data[accepted - offset :]
         if self.closing:
             raise SessionOver(self._session, "without input (it was closed)")

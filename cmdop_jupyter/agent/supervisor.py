@@ -17,7 +17,7 @@ from .keyboard import Keyboard
 from .light import loads, signal, socket
 from .log import LogWriter
 from .poll import IN, OUT, Loop
-from .stopping import LOOK_EVERY, Stopping
+from .stopping import GRACE, LOOK_EVERY, Stopping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ PIPE_SIZE = 256 * 1024
 DISK_RETRY = 1.0  # seconds between two tries while the disk is full
 HOLDER_LOOK = 0.1  # seconds after the exit until we ask who still holds the output
 MAX_HOLDERS = 20  # of them that are named
-GRACE = 2.0
 
 
 class Supervisor:
@@ -327,15 +326,25 @@ class Supervisor:
             self._changed()
 
     def _send_stop_signal(self, stopping: Stopping, name: str, alive: list[tree.Process]) -> None:
-        reached = 0
+        number, group = tree.signal_number(name), 0
         if name == "INT":
             # ^C on the terminal, as a person would: one INT for its foreground group, and only one (a second one makes
             # some programs give up without saving).
             self._keyboard.clear()
-            reached = self._ends.interrupt()
+            while self._writes:  # typed before it, so it goes with it
+                self._serve_writes()
+                self._keyboard.clear()
+            group = self._ends.interrupt()
+        pressed = bool(group)
+        if not group and self._ends.pid in {process.group for process in alive}:
+            group = self._ends.pid
+            try:
+                os.killpg(group, number)  # all at once: a shell goes by what its child died of
+            except OSError:  # they went meanwhile, or we may not: the loop finds out
+                pass
         for process in alive:
-            if not reached or process.group != reached:
-                why = tree.send(process, tree.signal_number(name))
+            if process.group != group or not pressed:
+                why = tree.send(process, 0 if process.group == group else number)
                 if why:
                     stopping.refused(process, why)
         if name != "INT":
@@ -359,19 +368,23 @@ class Supervisor:
 
     def _on_write(self, connection: Connection, header: dict[str, object], body: bytes) -> object:
         writer, offset, eof = str(header["writer"]), int(str(header["offset"])), bool(header.get("eof"))
+        if self._keyboard.full and self._takes_input:
+            self._writes.append((connection, header, body))
+            return None
         accepted = self._keyboard.repeats(writer, offset, body, eof=eof)
         if accepted is None:
             self._refuse_when_over()
             if self._ends.writer < 0:
                 raise SessionOver(self.facts["name"], "without input (--no-input, or nobody reads it any more)")
-            if self._keyboard.full:
-                self._writes.append((connection, header, body))
-                return None
             end_key = self._ends.control_character(termios.VEOF) if self._ends.control >= 0 else b""
             canonical = self._ends.modes()[0]
             accepted = self._keyboard.accept(writer, offset, body, eof=eof, canonical=canonical, end_key=end_key)
             self._watch_writer()
         return {"accepted": accepted}
+
+    @property
+    def _takes_input(self) -> bool:
+        return self._ends.writer >= 0 and self._state in (status.RUNNING, status.HELD)
 
     def _watch_writer(self) -> None:
         ends = self._ends
@@ -404,7 +417,7 @@ class Supervisor:
 
     def _serve_writes(self) -> None:
         """Do the writes that had to wait, as far as there is room; all of them, to refuse them, when it is over."""
-        while self._writes and not (self._keyboard.full and self._ends.writer >= 0 and self._state != status.EXITED):
+        while self._writes and not (self._keyboard.full and self._takes_input):
             self._control.serve(*self._writes.pop(0))
 
     def _on_resize(self, _: Connection, header: dict[str, object], body: bytes) -> object:

@@ -173,6 +173,10 @@ def _open_ends(ends: Ends, mode: str, has_input: bool, ours: list[int], theirs: 
             theirs.append(slave)
         ends.readers["stdout"] = master
         return (slave if has_input else nothing()), slave, slave
+    stdin = -1
+    if mode == "split" and has_input:
+        # The first reader, so read first of those that are ready: an echo comes before the answer to what was typed.
+        ends.readers["tty"], stdin = controlling()
     files = []
     for channel in ("stdout", "stderr"):
         if mode == "split":
@@ -187,9 +191,7 @@ def _open_ends(ends: Ends, mode: str, has_input: bool, ours: list[int], theirs: 
         files.append(writer)
     if not has_input:
         stdin = nothing()
-    elif mode == "split":
-        ends.readers["tty"], stdin = controlling()
-    else:
+    elif mode == "none":
         stdin, ends.writer = os.pipe()
         theirs.append(stdin)
         ours.append(ends.writer)

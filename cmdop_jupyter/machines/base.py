@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..agent.log import Chunk
 from ..agent.status import ENDED, EXITED, HELD, LIVE, LOST, RUNNING, STARTING
+from ..agent.stopping import told
 
 __all__ = ["Chunk", "Exit", "Machine", "SessionFacts", "StartRequest", "Status", "StopReport", "Tail"]
 
@@ -54,14 +55,7 @@ class StopReport:
     left: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if not self.took:
-            return "nothing was left to stop"
-        text = f"stopped by {self.took} in {self.seconds:.1f} s"
-        if len(self.ended) > 1:
-            text += f" ({len(self.ended)} processes)"
-        if self.left:
-            text += f"; could not end {', '.join(self.left)}"
-        return text
+        return told(self.took, self.seconds, self.ended, self.left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +172,12 @@ class SessionFacts:
     argv: tuple[str, ...] = ()
     cols: int = 0
     ephemeral: float | None = None
+
+    def seconds(self, status: Status) -> float:
+        """How long the command has run, or ran, by its machine's clock; until its end where that is not known."""
+        if status.exited_ms or status.clock_ms:
+            return (status.exited_ms or status.clock_ms) / 1000
+        return max(0.0, ((status.ended_ns or status.wall_ns) - self.created_ns) / 1e9)
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any], log: str) -> SessionFacts:

@@ -12,6 +12,7 @@ from typing import Any
 import traitlets
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
+from ..agent.log import check_limit
 from ..client import machine, new_id, start
 from ..errors import CommandFailed, InvalidRequest, NameInUse, SessionEnded, StillRunning
 from ..machines.base import Machine, StartRequest
@@ -20,10 +21,11 @@ from ..stream import Stream
 from ..streams import streams
 from ..wait import wait_all, wait_for
 from ..waiting import LAST_BYTES, last_words, no_cell, set_current_cell, set_wait_hook
+from ..words import human_bytes
 from . import completion
-from .options import CellOptions, Defaults, read_cell, read_size
+from .options import CellOptions, Defaults, read_cell, read_limit, read_size
 from .tables import Bundle, Note, Table
-from .verbs import Verbs, find
+from .verbs import Verbs, attached, find
 from .views import Views, make_views
 
 DAY = 24 * 3600.0
@@ -73,6 +75,7 @@ class CmdopMagics(Magics):
         """Fill the namespace, follow cells, and tell which sessions of earlier kernels still run."""
         set_current_cell(self._current_cell)
         set_wait_hook(self._views.waiting)
+        streams.attach = attached
         completion.install(self._shell, self._verbs)
         taken = []
         for name, value in (("wait_for", wait_for), ("wait_all", wait_all), ("cmdop", streams)):
@@ -97,16 +100,23 @@ class CmdopMagics(Magics):
         """Take back what `begin` did."""
         set_current_cell(no_cell)
         set_wait_hook(None)
+        streams.attach = None
         for name, value in self._given.items():
             if self._shell.user_ns.get(name) is value:
                 del self._shell.user_ns[name]
         for kind in ("line", "cell"):
             self._shell.magics_manager.magics[kind].pop("cmdop", None)
 
-    @traitlets.observe("keep_days", "keep_bytes", "max_log")
-    def _check_sizes(self, change: dict[str, Any]) -> None:
-        if change["name"] != "keep_days":
-            read_size(str(change["new"]).partition(",")[0])
+    @traitlets.validate("keep_bytes", "max_log")
+    def _check_size(self, proposal: dict[str, Any]) -> str:
+        value = str(proposal["value"])
+        try:
+            size, policy = read_limit(value)
+            if proposal["trait"].name == "max_log":
+                check_limit(size, policy)
+        except InvalidRequest as error:
+            raise traitlets.TraitError(str(error)) from None
+        return value
 
     # -- the magic
 
@@ -232,9 +242,9 @@ class CmdopMagics(Magics):
             return
         held = self._shell.user_ns.get(name, getattr(builtins, name, None))
         if held is not None and not isinstance(held, Stream):
-            raise InvalidRequest(
-                f"--name {name} would hide {name}, which is a {type(held).__name__} in this notebook; take another name"
-            )
+            mine = name in self._shell.user_ns
+            what = f"a variable of yours ({type(held).__name__})" if mine else f"Python's own {name}"
+            raise InvalidRequest(f"--name {name} would hide {what}; take another name")
 
     def _bind(self, stream: Stream) -> None:
         if stream.name.isidentifier() and not keyword.iskeyword(stream.name):
@@ -264,10 +274,11 @@ def dry_run(options: CellOptions) -> Table:
         ["terminal", str(request.tty)],
         ["input", "yes" if request.input else "no"],
         ["variables", ", ".join(request.env) or "none"],
-        ["log keeps", f"{request.max_log} bytes, {request.log_policy}"],
+        ["log keeps", f"{human_bytes(request.max_log or 0)}, {request.log_policy}"],
         ["if it runs", options.if_running],
-        ["script", str(request.script)],
     ]
+    script = str(request.script).splitlines()
+    rows += [["script" if number == 0 else "", line] for number, line in enumerate(script)]
     return Table(["nothing was started", ""], rows)
 
 

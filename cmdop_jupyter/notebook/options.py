@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 
 from ..errors import InvalidRequest
 from ..machines.base import StartRequest
+from ..patterns import Searcher
 
 EPHEMERAL_SECONDS = 60.0
 SIZES = {
@@ -39,11 +41,19 @@ _SKIPPED = {
     "set",
     "export",
     "source",
-    ".",
     "uv",
     "run",
     "python",
     "python3",
+    "if",
+    "then",
+    "case",
+    "function",
+    "trap",
+    "[",
+    "[[",
+    "!",
+    ".",
 }
 
 
@@ -58,7 +68,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(add_help=False, allow_abbrev=False, exit_on_error=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        raise Usage(f"{message}. `{self.prog}?` explains every option")
+        page = f"{self.prog}?" if self.prog.startswith("%%") else "%cmdop help"
+        raise Usage(f"{message} (`{page}` explains)")
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse words; raise Usage for what is not known."""
@@ -68,9 +79,12 @@ class Parser(argparse.ArgumentParser):
             self.error(str(error))
         if unknown:
             options = [option for action in self._actions for option in action.option_strings]
-            near = [option for option in options if unknown[0].split("=")[0][:4] == option[:4] and len(option) > 2]
+            word = unknown[0]
+            if not word.startswith("-"):
+                self.error(f"{word!r} is one word too many; a command goes below the first line")
+            near = difflib.get_close_matches(word.split("=")[0], options, 2)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            self.error(f"there is no option {unknown[0]!r} (nothing was passed to a shell){hint}")
+            self.error(f"there is no option {word!r}, and nothing was passed to a shell{hint}")
         return found
 
 
@@ -152,8 +166,12 @@ def read_cell(
         raise Usage("--timeout limits the waiting, never the command: it goes with --wait or --until")
     if asked.fail and not asked.until and not asked.wait:
         raise Usage("--fail goes with --until or --wait; for later cells there is `await wait_for(…, fail=…)`")
+    if asked.until and asked.wait:
+        raise Usage("--until goes on at a line and --wait at the exit: take one of the two")
     if asked.replace and asked.if_running not in (None, "replace"):
         raise Usage(f"--replace and --if-running {asked.if_running} contradict each other")
+    if asked.until or asked.fail:  # what cannot be awaited must not start
+        Searcher(*([pattern] if pattern else [] for pattern in (asked.until, asked.fail)))
     tail = defaults.tail if asked.tail is None else asked.tail
     if not 1 <= tail <= 200:
         raise Usage(f"--tail is 1 to 200 lines, got {tail}")
@@ -253,7 +271,9 @@ def make_name(body: str) -> str:
     for line in body.splitlines():
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        for word in re.split(r"[\s;|&]+", line.strip()):
+        if re.match(r"(for|while|until)\b", line.strip()):
+            return "loop"
+        for word in re.split(r"[\s;|&(){}]+", line.strip()):
             base = re.sub(r"\.(sh|bash|py|pl|rb|js)$", "", os.path.basename(word))
             name = re.sub(r"[^A-Za-z0-9_-]+", "", base).lstrip("-_")[:24]
             if name and base not in _SKIPPED and not word.startswith("-") and "=" not in word:

@@ -22,9 +22,6 @@ class Note:
     def __repr__(self) -> str:
         return self.text
 
-    def _repr_html_(self) -> str:
-        return f'<pre style="margin:0;white-space:pre-wrap">{html.escape(self.text)}</pre>'
-
 
 class Table:
     """Rows under headings.
@@ -71,9 +68,10 @@ class Table:
         body = ""
         for number, row in enumerate(self.rows):
             style = f"{CELL};{FAILED}" if number in self.bad else CELL
-            body += (
-                "<tr>" + "".join(f'<td style="{style}">{CODE.format(html.escape(cell))}</td>' for cell in row) + "</tr>"
-            )
+            styles = [f"{style};white-space:nowrap"] * (len(row) - 1) + [style]
+            cells = zip(styles, row, strict=True)
+            body += "<tr>" + "".join(f'<td style="{how}">{CODE.format(html.escape(cell))}</td>' for how, cell in cells)
+            body += "</tr>"
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 

@@ -111,6 +111,8 @@ class Verbs:
     def do_stop(self, rest: str) -> Note:
         asked = _read("stop", rest, "name")
         stream = find(asked.name)
+        if stream.state == "ended":
+            return Note(f"{stream.name} had ended already ({state_words(stream.status)})")
         report = stream.stop().result()
         self._settle(stream)
         return Note(f"{stream.name}: {report}")
@@ -129,8 +131,10 @@ class Verbs:
         parser.add_argument("pattern")
         parser.add_argument("--timeout", type=seconds)
         parser.add_argument("--fail")
+        parser.add_argument("--start", choices=("begin", "now"))
         asked = parser.read(split(after))
-        return find(name).wait_for(asked.pattern, fail=asked.fail, timeout=asked.timeout).result()
+        wait = find(name).wait_for(asked.pattern, fail=asked.fail, timeout=asked.timeout, start=asked.start)
+        return wait.result()
 
     def do_keep(self, rest: str) -> Bundle:
         names = split(rest) or list(streams)
@@ -149,6 +153,7 @@ class Verbs:
             raise Usage("%cmdop rm NAME…, or %cmdop rm --ended")
         for facts in found:
             runtime().wait(machine().remove(facts.id))
+            streams.forget(facts.id)
         return Note(f"removed {', '.join(facts.name for facts in found) or 'nothing'}")
 
     def do_doctor(self, rest: str) -> Table:
@@ -177,7 +182,8 @@ def sessions_table(found: Iterable[tuple[SessionFacts, Status]]) -> Table:
     rows, bad = [], set()
     for number, (facts, status) in enumerate(ordered):
         ran = (status.exited_ms or status.clock_ms) / 1000 or max(0.0, (status.ended_ns - facts.created_ns) / 1e9)
-        if status.state == "lost" or (status.exit is not None and not status.exit.ok):
+        stopped = status.stopped is not None and status.stopped.took
+        if status.state == "lost" or (status.exit is not None and not status.exit.ok and not stopped):
             bad.add(number)
         began = time.strftime("%d %b %H:%M", time.localtime(facts.created_ns / 1e9))
         ran_text = human_seconds(ran) if ran else ""
@@ -200,6 +206,8 @@ def state_words(status: Status) -> str:
         return "lost"
     if status.exit is None:
         return status.state
+    if status.stopped is not None and status.stopped.took:
+        return f"stopped by {status.stopped.took}"
     held = f", output held by {', '.join(status.held_by)}" if status.state == "exited" and status.held_by else ""
     return f"{status.exit}{held}"
 

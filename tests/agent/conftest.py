@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import select
+import signal
 import socket
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ class Wire:
         self.sock = sock
         self._decoder = FrameDecoder()
         self._numbers = itertools.count(1)
-        self._answers: dict[object, dict[str, Any]] = {}
+        self.answers: dict[object, dict[str, Any]] = {}
         sock.settimeout(PATIENCE)
 
     def send(self, op: str, body: bytes = b"", **facts: object) -> int:
@@ -36,13 +40,13 @@ class Wire:
 
     def answer(self, number: int) -> dict[str, Any]:
         """Wait for the answer to a request; raise it if it is an error."""
-        while number not in self._answers:
+        while number not in self.answers:
             data = self.sock.recv(65536)
             if not data:
                 raise ConnectionError("the supervisor went away")
             for header, _ in self._decoder.feed(data):
-                self._answers[header.pop("id")] = header
-        return raise_answer(self._answers.pop(number))
+                self.answers[header.pop("id")] = header
+        return raise_answer(self.answers.pop(number))
 
     def ask(self, op: str, body: bytes = b"", **facts: object) -> dict[str, Any]:
         return self.answer(self.send(op, body, **facts))
@@ -123,12 +127,32 @@ class Session:
         assert isinstance(report, dict)
         return report
 
+    @contextlib.contextmanager
+    def supervisor(self) -> Iterator[int]:
+        """A handle of the supervisor; waits at the end until it is gone."""
+        handle = os.pidfd_open(self.status()["supervisor"])
+        try:
+            yield handle
+            assert select.select([handle], [], [], PATIENCE)[0]  # readable: it is gone
+        finally:
+            os.close(handle)
+
+    def kill_supervisor(self) -> None:
+        """As the out-of-memory killer would."""
+        with self.supervisor() as handle:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+
     @property
     def folder(self) -> Path:
         return Path(self.store.folder, self.id)
 
 
 Start = Callable[..., Session]
+
+
+def unique() -> str:
+    """An id that no session of another run on this machine has: processes are told by it."""
+    return uuid.uuid4().hex
 
 
 @pytest.fixture
@@ -144,7 +168,7 @@ def start(store: SessionStore) -> Iterator[Start]:
 
     def start_one(script: str | None = None, **asked: Any) -> Session:
         number = next(numbers)
-        asked = {"id": f"s{number}", "name": f"n{number}", "script": script, **asked}
+        asked = {"id": unique(), "name": f"n{number}", "script": script, **asked}
         return Session(store, store.start(asked)["id"])
 
     return start_one

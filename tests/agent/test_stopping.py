@@ -39,6 +39,15 @@ def test_the_report_comes_when_nobody_is_left():
     }
 
 
+def test_a_process_that_runs_another_program_meanwhile_is_told_once():
+    stopping = Stopping("command", 2.0, 0.0)
+    stopping.step(0.0, [process(7, "bash")])
+    stopping.step(0.1, [process(7, "sleep")])
+    stopping.step(0.2, [])
+
+    assert stopping.report["ended"] == ["sleep[7]"]
+
+
 def test_nothing_to_stop_is_told_as_such():
     stopping = Stopping("command", 2.0, 0.0)
 

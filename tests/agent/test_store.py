@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import stat
@@ -21,29 +20,32 @@ from cmdop_jupyter.agent import store as store_module
 from cmdop_jupyter.agent.errors import InvalidRequest, NameInUse, SessionNotFound, StartFailed, StoreRefused
 from cmdop_jupyter.agent.store import SessionStore, default_root
 
+from .conftest import unique
+
 WAITS = "read x"  # a command that goes on until it is stopped
+ONE, TWO = unique(), unique()
 
 # -- starting
 
 
 def test_start_repeated_with_one_id_runs_once(store, start, tmp_path):
-    session = start(f"echo ran >>{tmp_path}/ran; {WAITS}", id="one")
+    session = start(f"echo ran >>{tmp_path}/ran; {WAITS}", id=ONE)
     session.until(lambda _: (tmp_path / "ran").exists(), output=True)
-    again = [store.start({"id": "one", "name": "other", "script": "exit 1"}) for _ in range(3)]
+    again = [store.start({"id": ONE, "name": "other", "script": "exit 1"}) for _ in range(3)]
     session.stop()
-    again.append(store.start({"id": "one", "name": "other", "script": "exit 1"}))
+    again.append(store.start({"id": ONE, "name": "other", "script": "exit 1"}))
 
     assert {facts["name"] for facts in again} == {"n1"}
-    assert {facts["created_ns"] for facts in again} == {store.facts("one")["created_ns"]}
+    assert {facts["created_ns"] for facts in again} == {store.facts(ONE)["created_ns"]}
     assert (tmp_path / "ran").read_text() == "ran\n"
 
 
 def test_start_repeated_at_the_same_time_from_threads_runs_once(store, tmp_path):
-    asked = {"id": "one", "name": "api", "script": f"echo ran >>{tmp_path}/ran; {WAITS}"}
+    asked = {"id": ONE, "name": "api", "script": f"echo ran >>{tmp_path}/ran; {WAITS}"}
     with ThreadPoolExecutor(8) as pool:
         facts = list(pool.map(lambda _: SessionStore(store.root).start(dict(asked)), range(8)))
 
-    store.connect("one").close()
+    store.connect(ONE).close()
     assert len({json.dumps(some, sort_keys=True) for some in facts}) == 1
     assert len(store.sessions()) == 1
 
@@ -51,7 +53,7 @@ def test_start_repeated_at_the_same_time_from_threads_runs_once(store, tmp_path)
 def test_start_repeated_at_the_same_time_from_processes_runs_once(store, tmp_path):
     code = (
         "import sys; from cmdop_jupyter.agent.store import SessionStore; sys.stdin.readline()\n"
-        f"asked = {{'id': 'one', 'name': 'api', 'script': 'echo ran >>{tmp_path}/ran; {WAITS}'}}\n"
+        f"asked = {{'id': '{ONE}', 'name': 'api', 'script': 'echo ran >>{tmp_path}/ran; {WAITS}'}}\n"
         "print(SessionStore().start(asked)['created_ns'])"
     )
     words = [sys.executable, "-c", code]
@@ -62,16 +64,16 @@ def test_start_repeated_at_the_same_time_from_processes_runs_once(store, tmp_pat
     said = [starter.communicate()[0] for starter in starters]
 
     assert len(set(said)) == 1
-    assert int(said[0]) == store.facts("one")["created_ns"]
+    assert int(said[0]) == store.facts(ONE)["created_ns"]
 
 
 def test_different_sessions_start_at_the_same_time(store):
     with ThreadPoolExecutor(6) as pool:
         names = list(
             pool.map(
-                lambda number: store.start({"id": f"s{number}", "name": "api", "free_name": True, "script": WAITS})[
-                    "name"
-                ],
+                lambda number: store.start(
+                    {"id": f"{ONE}-{number}", "name": "api", "free_name": True, "script": WAITS}
+                )["name"],
                 range(6),
             )
         )
@@ -82,12 +84,12 @@ def test_different_sessions_start_at_the_same_time(store):
 def test_a_name_is_unique_among_live_sessions_and_free_again_after(store, start):
     first = start(WAITS, name="api")
     with pytest.raises(NameInUse) as refused:
-        start(WAITS, name="api", id="two")
+        start(WAITS, name="api", id=TWO)
     assert (refused.value.name, refused.value.session_id) == ("api", first.id)
     assert [facts["id"] for facts in store.sessions()] == [first.id]
     first.stop()
 
-    assert start("true", name="api", id="two").store.facts("two")["name"] == "api"
+    assert start("true", name="api", id=TWO).store.facts(TWO)["name"] == "api"
 
 
 def test_the_next_free_name_is_taken_when_that_is_allowed(store, start):
@@ -179,12 +181,12 @@ def test_a_python_that_is_not_there_is_told(store, start, monkeypatch):
 
 
 def test_what_a_start_that_died_left_behind_is_swept_by_the_next(store, start):
-    Path(store.folder, "s1", "log").mkdir(parents=True, mode=0o700)
-    Path(store.folder, "s1", "status").write_bytes(b"")
+    Path(store.folder, ONE, "log").mkdir(parents=True, mode=0o700)
+    Path(store.folder, ONE, "status").write_bytes(b"")
 
-    start("echo fresh", id="s1").until_ended()
+    start("echo fresh", id=ONE).until_ended()
 
-    assert [facts["id"] for facts in store.sessions()] == ["s1"]
+    assert [facts["id"] for facts in store.sessions()] == [ONE]
 
 
 # -- what is on disk
@@ -214,8 +216,8 @@ def test_the_script_is_private_and_goes_with_the_session_unless_it_is_to_be_kept
     script = session.folder / "script"
     assert stat.S_IMODE(script.stat().st_mode) == 0o600
     assert script.read_text() == text
-    session.stop()
-    session.until_ended()
+    with session.supervisor():
+        session.stop()
 
     assert script.exists() == keep
     assert sorted(path.name for path in session.folder.iterdir() if path.name != "script") == [
@@ -334,11 +336,11 @@ def test_a_supervisor_that_does_not_answer_is_not_lost(start, monkeypatch):
 def test_a_path_of_200_bytes_works(tmp_path):
     root = tmp_path / ("x" * (199 - len(str(tmp_path))))
     store = SessionStore(str(root))
-    store.start({"id": "one", "name": "api", "script": f"echo out; {WAITS}"})
+    store.start({"id": ONE, "name": "api", "script": f"echo out; {WAITS}"})
 
     assert len(store.root) == 200
-    assert len(str(store.facts("one")["socket"])) > 200
-    with store.connect("one") as sock:
+    assert len(str(store.facts(ONE)["socket"])) > 200
+    with store.connect(ONE) as sock:
         assert store.ask(sock, {"op": "stop", "id": 1})["state"] == "ended"
 
 
@@ -385,18 +387,10 @@ def test_where_no_socket_can_be_made_nothing_is_left(store, start, monkeypatch, 
 # -- lost, removed, swept
 
 
-def kill(session) -> None:
-    """End the supervisor as the out-of-memory killer would, and wait until it is gone."""
-    handle = os.pidfd_open(session.status()["supervisor"])
-    signal.pidfd_send_signal(handle, signal.SIGKILL)
-    assert select.select([handle], [], [], 30)[0]  # readable: it is gone
-    os.close(handle)
-
-
 def test_a_session_whose_supervisor_was_killed_is_lost_and_its_log_is_whole(store, start):
     session = start("seq 100000; echo end; " + WAITS, tty="none")
     before = session.until_logged(b"end\n")
-    kill(session)
+    session.kill_supervisor()
     status = session.status()
 
     assert status["state"] == "lost"
@@ -408,7 +402,7 @@ def test_a_session_whose_supervisor_was_killed_is_lost_and_its_log_is_whole(stor
 def test_the_command_of_a_lost_session_can_be_ended(store, start):
     session = start("trap '' HUP INT; setsid sleep 1000 & echo $!; sleep 1001 & wait; wait", tty="none")
     session.until_logged(b"\n")
-    kill(session)
+    session.kill_supervisor()
     report = store.stop_lost(session.id, 0.3)
 
     assert report["took"] == "TERM"
@@ -436,7 +430,7 @@ def test_old_ended_and_lost_sessions_are_swept_and_live_ones_are_not(store, star
     for name in ("old", "new"):
         sessions[name].until_ended()
     for name in ("lost", "fresh"):
-        kill(sessions[name])
+        sessions[name].kill_supervisor()
     long_ago = time.time() - store.keep_seconds - 60
     for name in ("old", "live", "lost"):
         os.utime(sessions[name].folder / "status", (long_ago, long_ago))
@@ -466,5 +460,5 @@ def test_a_start_sweeps_once_an_hour(store, start):
 
     start("true")
     assert session.folder.exists()  # this store has swept before, at its first start
-    SessionStore(store.root).start({"id": "x", "name": "x", "script": "true"})
+    SessionStore(store.root).start({"id": TWO, "name": "x", "script": "true"})
     assert not session.folder.exists()

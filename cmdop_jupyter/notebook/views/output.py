@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from ...agent.status import EXITED
+from ...agent.stopping import GRACE
 from ...errors import LogDropped
-from ...machines.base import Status, Tail
+from ...machines.base import Status, StopReport, Tail
 from ...runtime import runtime
 from .cuts import from_offset
 from .record import TAIL_BYTES, facts_of, frozen, picture_of
@@ -44,9 +45,9 @@ class OutputView:
     """
 
     def __init__(self, stream: Stream, publish: Publish, clock: FrameClock, *, lines: int) -> None:
-        self.stream, self._publish, self._clock, self._lines = stream, publish, clock, lines
+        self._session, self._machine = stream.facts, stream._machine
+        self._publish, self._clock, self._lines = publish, clock, lines
         self._widget_id, self._text_id = uuid.uuid4().hex, uuid.uuid4().hex
-        self._machine = stream._machine
         self._status = stream._known
         self._from = 0  # the log offset that Clear moved to
         self._paused = False
@@ -56,13 +57,14 @@ class OutputView:
         self._header_at = self._snapshot_at = 0.0
         self._snapshot_state: tuple[object, ...] = ()
         self._follower: asyncio.Task[None] | None = None
+        self._stopper: asyncio.Task[StopReport] | None = None
         self._drawing = asyncio.Lock()
         self._rate = 0.0
         self._rate_from = (0.0, 0)
         self._make_widgets()
 
     def _make_widgets(self) -> None:
-        name = self.stream.name
+        name = self._session.name
         small = {"layout": ipywidgets.Layout(width="auto", height="26px")}
         self._header = ipywidgets.HTML(header_html(self._facts()))
         self._stop = ipywidgets.Button(
@@ -100,7 +102,7 @@ class OutputView:
 
     async def _follow(self) -> None:
         """Mark the view dirty when there is output or another state; sleeps while there is neither."""
-        machine, session_id = self._machine, self.stream.session_id
+        machine, session_id = self._machine, self._session.id
         self._status = await machine.status(session_id)
         self._clock.dirty(self)
         state = output = None
@@ -131,12 +133,12 @@ class OutputView:
         """Return once the log goes on behind what is drawn."""
         offset = max(self._drawn_end, 0)
         with contextlib.suppress(LogDropped):
-            if not await self._machine.read(self.stream.session_id, offset, 1):
+            if not await self._machine.read(self._session.id, offset, 1):
                 await asyncio.get_running_loop().create_future()  # it ended; the state says so
 
     def _tick(self) -> float:
         """Seconds until the header's times would read differently."""
-        return 1.0 if self.stream.seconds(self._status) < 120 else 10.0
+        return 1.0 if self._session.seconds(self._status) < 120 else 10.0
 
     # -- frames, called by the clock
 
@@ -145,7 +147,7 @@ class OutputView:
         async with self._drawing:
             if self._frozen:
                 return 0, 0
-            tail = await self._machine.tail(self.stream.session_id, TAIL_BYTES)
+            tail = await self._machine.tail(self._session.id, TAIL_BYTES)
             self._status = tail.status
             self._drawn_end = tail.status.end
             sent = []
@@ -171,7 +173,7 @@ class OutputView:
         chunks, before = from_offset(tail.chunks, self._from)
         count = self._lines
         while True:
-            lines, skipped = picture_of(self.stream.facts, chunks, count)
+            lines, skipped = picture_of(self._session, chunks, count)
             picture = to_html(lines, skipped=tail.newlines_before + before + skipped)
             size = len(picture.encode())
             if size <= max_bytes or count <= 1:
@@ -181,7 +183,8 @@ class OutputView:
     # -- the header
 
     def _facts(self) -> Facts:
-        return facts_of(self.stream, self._status, rate=self._measure_rate(self._status))
+        status = self._status
+        return facts_of(self._machine, self._session, status, rate=self._measure_rate(status), paused=self._paused)
 
     def _measure_rate(self, status: Status) -> float:
         """Bytes a second, over the last second or so."""
@@ -203,12 +206,12 @@ class OutputView:
     def _snapshot(self, tail: Tail) -> Bundle:
         self._snapshot_at = time.monotonic()
         self._snapshot_state = (self._status.state, self._status.exit, self._status.held)
-        lines, skipped = picture_of(self.stream.facts, tail.chunks, TAIL_LINES)
+        lines, skipped = picture_of(self._session, tail.chunks, TAIL_LINES)
         return snapshot_bundle(self._facts(), lines, time.time(), skipped_lines=tail.newlines_before + skipped)
 
     async def settle(self) -> None:
         """Write what is known now into the text that stays: somebody waited for it."""
-        machine, session_id = self._machine, self.stream.session_id
+        machine, session_id = self._machine, self._session.id
         status = await machine.status(session_id)
         if status.state == EXITED and not status.held_by:  # about to end: the text that stays is worth a moment
             with contextlib.suppress(TimeoutError):
@@ -228,14 +231,14 @@ class OutputView:
         async with self._drawing:
             if self._frozen:
                 return
-            self._publish(await frozen(self.stream), self._text_id, True)
+            bundle, self._status = await frozen(self._machine, self._session)
+            self._publish(bundle, self._text_id, True)
             self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
             self._frozen = True
-            self._status = self.stream._known
             self._clock.forget(self)
             self._out.outputs = ()
             # Seen only where the page has forgotten the display ids, as it does when it is reloaded.
-            remedy = f"the page was reloaded, so the text of this output is not here: %cmdop keep {self.stream.name}"
+            remedy = f"the page was reloaded, so the text of this output is not here: %cmdop keep {self._session.name}"
             self._header.value = header_html(self._facts(), note=remedy)
             for button in (self._stop, self._pause, self._clear):
                 button.layout.display = "none"
@@ -245,7 +248,8 @@ class OutputView:
     def _on_stop(self) -> None:
         self._stop.disabled = True
         self._stop.description = "Stopping"
-        self.stream.stop()
+        call = self._machine.stop(self._session.id, uuid.uuid4().hex, GRACE)
+        self._stopper = asyncio.get_running_loop().create_task(call)
         self._clock.dirty(self)
 
     def _on_pause(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from ...errors import CmdopError
+from ...machines.base import Exit
 from ...runtime import runtime
 from ...stream import Stream
 from ...waiting import LAST_BYTES, Match, last_words
@@ -44,7 +45,7 @@ class PageViews:
         return WaitLine(self, streams[0], what)
 
     def keep(self, stream: Stream) -> dict[str, str]:
-        return runtime().wait(frozen(stream))
+        return runtime().wait(frozen(stream._machine, stream.facts))[0]
 
     def say(self, text: str) -> None:
         self.publish({"text/plain": shown(text)}, uuid.uuid4().hex, False)
@@ -53,8 +54,7 @@ class PageViews:
         parent = self._shell.get_parent() if hasattr(self._shell, "get_parent") else {}
         cell = (parent.get("metadata") or {}).get("cellId")
         execution = (parent.get("header") or {}).get("msg_id")
-        if cell is None:  # a front end that does not say: the code is all there is to know a cell by
-            cell = (parent.get("content") or {}).get("code")
+        # A front end that names no cells has none run twice: by its code, two cells alike would be one.
         return (cell, execution) if cell is not None and execution is not None else None
 
     def publish(self, bundle: dict[str, Any], display_id: str, update: bool) -> None:
@@ -74,7 +74,8 @@ class WaitLine:
     """One line in the cell that waits: pattern, stream, elapsed, newest line; then how it ended."""
 
     def __init__(self, views: PageViews, stream: Stream, what: str) -> None:
-        self._views, self._stream, self._what = views, stream, what
+        self._views, self._stream = views, stream
+        self._where = f"{what} in {stream.name}" if what.startswith("/") else f"{stream.name} {what}"
         self._began = time.monotonic()
         self._id = uuid.uuid4().hex
         self._cell = contextvars.copy_context()  # what it shows first belongs to the cell that called
@@ -94,7 +95,7 @@ class WaitLine:
                 return
             newest = last_words(tail.chunks)
             last = f" · {newest[-1].text[:100]}" if newest else ""
-            self._put(f"… waiting for {self._what} in {self._stream.name}, {self._elapsed()}{last}")
+            self._put(f"… waiting for {self._where}, {self._elapsed()}{last}")
             await asyncio.sleep(RENEW)
 
     async def done(self, outcome: object) -> None:
@@ -105,14 +106,16 @@ class WaitLine:
         await self._views.catch_up(self._stream)
 
     def _ending(self, outcome: object) -> str:
-        where = f"{self._what} in {self._stream.name}"
+        where = self._where
         if isinstance(outcome, Match):
             return f"✓ {where} after {self._elapsed()} · {outcome.line[:100]}"
         if isinstance(outcome, asyncio.CancelledError):
             return f"– stopped waiting for {where} after {self._elapsed()}; it goes on"
         if isinstance(outcome, BaseException):
-            return f"✗ {where} after {self._elapsed()}: {type(outcome).__name__}"
-        return f"✓ {where} after {self._elapsed()}: {outcome}"
+            return ""  # the error says it
+        if isinstance(outcome, Exit):
+            return f"{'✓' if outcome.ok else '✗'} {self._stream.name}: {outcome} after {self._elapsed()}"
+        return f"✓ {where} after {self._elapsed()}"
 
     def _elapsed(self) -> str:
         return human_seconds(time.monotonic() - self._began)

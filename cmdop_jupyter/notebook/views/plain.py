@@ -28,7 +28,7 @@ class PlainViews:
         return Printing(self._printed, streams[0])
 
     def keep(self, stream: Stream) -> dict[str, str]:
-        return runtime().wait(frozen(stream))
+        return runtime().wait(frozen(stream._machine, stream.facts))[0]
 
     def settle(self, stream: Stream) -> None:
         if stream.session_id in self._printed:

@@ -39,7 +39,7 @@ _HARMFUL = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{BIDI}\u2028\u
 
 _FONT = "font-family:var(--jp-code-font-family,var(--vscode-editor-font-family,monospace))"
 # Inside `code` no page looks for mathematics between two `$`.
-_CODE = f"background:none;border:0;padding:0;color:inherit;font-size:inherit;{_FONT}"
+_CODE = f"background:none;border:0;padding:0;color:inherit;font-size:var(--jp-code-font-size,inherit);{_FONT}"
 _BLOCK = (
     f'<code style="display:block;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.3;{_CODE};padding-left:8px">'
 )
@@ -77,6 +77,7 @@ class Facts:
         held_by: Who keeps the output open after the exit.
         stopped: What a stop took.
         prompt: What it asks for and waits to be told.
+        paused: The picture is left as it is.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Facts:
     held_by: str = ""
     stopped: str = ""
     prompt: str = ""
+    paused: bool = False
 
 
 def shown(text: str) -> str:
@@ -147,9 +149,10 @@ def one_line(facts: Facts) -> str:
 
 
 def header_html(facts: Facts, *, note: str = "") -> str:
-    """Return the facts, and perhaps a `note`, as one line of HTML."""
+    """Return the facts as one line of HTML, and perhaps a `note` below it."""
     style = f"display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;{_CODE}"
-    return f'<code style="{style}">{_facts_html(facts, note)}</code>'
+    below = f'<code style="display:block;white-space:normal;{_CODE}">{_note(_line(note))}</code>' if note else ""
+    return f'<code style="{style}">{_facts_html(facts)}</code>{below}'
 
 
 def snapshot_bundle(facts: Facts, lines: Sequence[StyledLine], now: float, *, skipped_lines: int = 0) -> Bundle:
@@ -170,7 +173,8 @@ def snapshot_bundle(facts: Facts, lines: Sequence[StyledLine], now: float, *, sk
         body = to_html(lines, skipped=skipped) if lines else ""
         return {
             "text/plain": "\n".join([f"{one_line(facts)} ({as_of})", *text]),
-            "text/html": f"<details>{_summary(facts, as_of)}{body}{_about_html(facts)}</details>",
+            # Dim: while the session runs, the view above says the same.
+            "text/html": f'<details style="opacity:.6">{_summary(facts, as_of)}{body}{_about_html(facts)}</details>',
         }
 
     return _bounded(render, newest)
@@ -286,7 +290,7 @@ def _line(text: str) -> str:
 
 def _state(facts: Facts) -> str:
     said = [facts.exit or facts.state, facts.held, facts.held_by and f"output held by {facts.held_by}", facts.stopped]
-    said.append(facts.prompt and f"asks {facts.prompt!r}")
+    said += [facts.prompt and f"asks {facts.prompt!r}", "paused" if facts.paused else ""]
     return _line(", ".join(filter(None, said)))
 
 
