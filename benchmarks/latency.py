@@ -20,19 +20,21 @@ for number in range({count}):
     sys.stdout.flush()
 """
 CELLS = """
-import json, time
+import asyncio, json, time
 from IPython.core.interactiveshell import InteractiveShell
+
 shell = InteractiveShell.instance()
 shell.run_line_magic("load_ext", "cmdop_jupyter")
+
+async def first_byte(stream):
+    async for chunk in stream.chunks("begin"):
+        return chunk.wall_ns
+
 taken = []
 for name in ("first", "second", "third"):
     began = time.time_ns()
     shell.run_cell_magic("cmdop", f"--name {name} --view none", "echo hello")
-    stream = shell.user_ns["cmdop"][name]
-    for line in iter(lambda: next(iter(stream._read_chunks(0, 100)), None), "never"):
-        if line is not None:
-            taken.append((line.wall_ns - began) / 1e9)
-            break
+    taken.append((asyncio.run(first_byte(shell.user_ns["cmdop"][name])) - began) / 1e9)
 print(json.dumps(taken))
 """
 
@@ -69,5 +71,5 @@ async def _ticks(count: int) -> list[float]:
 
 def _first_bytes() -> list[float]:
     """Seconds from the cell to the first byte in the log, for three cells of a fresh shell."""
-    done = subprocess.run([sys.executable, "-c", CELLS], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", CELLS], stdout=subprocess.PIPE, text=True, check=True)
     return [float(taken) for taken in json.loads(done.stdout.splitlines()[-1])]
