@@ -12,7 +12,17 @@ from typing import Any
 from .agent.log import Chunk
 from .agent.stopping import GRACE
 from .agent.tree import signal_number
-from .errors import Detached, FailPatternSeen, InvalidRequest, LogDropped, SessionNotFound, TooMuch
+from .errors import (
+    Detached,
+    FailPatternSeen,
+    InvalidRequest,
+    LogDropped,
+    SessionEnded,
+    SessionNotFound,
+    StillRunning,
+    TooMuch,
+    WaitTimeout,
+)
 from .lines import Line, clean
 from .machines.base import Exit, Machine, SessionFacts, Status, StopReport
 from .reading import Begin, Gap, Lines, Start, batches, known, offset_of, on_caller, read_chunks, tail_lines
@@ -80,20 +90,21 @@ class Stream:
         offset_of(start, 0)  # one that makes no sense is told now
         return Pending(self._attach(session_id, start), f"attach {session_id}")
 
-    async def _attach(self, session_id: str, start: Start) -> Stream:
+    async def _attach(self, session_id: str, start: Start, *, listed: bool = True) -> Stream:
         if self._facts is not None:
             raise Detached(f"this stream is attached to {self._facts.name} already; take another, or detach() it first")
         facts = await self._machine.find(session_id)
         status = await self._machine.status(facts.id)
-        self.adopt(facts, offset_of(start, status.end), status)
+        self.adopt(facts, offset_of(start, status.end), status, listed=listed)
         return self
 
-    def adopt(self, facts: SessionFacts, origin: int, status: Status | None = None) -> None:
-        """Take a session that is known to be there. Called on the I/O thread."""
+    def adopt(self, facts: SessionFacts, origin: int, status: Status | None = None, *, listed: bool = True) -> None:
+        """Take a session that is known to be there; `listed` puts the stream into `streams`. On the I/O thread."""
         self._facts, self._origin = facts, origin
         self._known = status or Status("starting", -1, 0)
         self._input, self._waits = Input(), WaitPlaces(origin)
-        streams.add(self)
+        if listed:
+            streams.add(self)
         self._subscriptions.attach(facts.name)
 
     def detach(self) -> None:
@@ -200,10 +211,30 @@ class Stream:
         """Wait until the command has exited; gives the `Exit` (None when the session was lost)."""
         return self.wait_exit().__await__()
 
-    def wait_exit(self, timeout: float | None = None) -> Pending[Exit | None]:
-        """As `await stream`, with a time limit; `.result()` blocks. Raises StillRunning."""
-        work = watched([self], "to exit", exit_in(self._machine, self.facts, timeout))
-        return Pending(work, f"exit of {self.name}", tied=True)
+    def wait_exit(self, timeout: float | None = None, *, fail: Patterns | None = None) -> Pending[Exit | None]:
+        """As `await stream`, with a time limit, and with patterns for lines that are an error; `.result()` blocks.
+
+        Raises:
+            StillRunning: It has not exited in `timeout` seconds.
+            FailPatternSeen: A line matched `fail`.
+        """
+        if fail is None:
+            work = exit_in(self._machine, self.facts, timeout)
+        else:
+            wait = Wait([], fail=fail, timeout=timeout, exit_ends=True)
+            work = self._exit_unless(self._begin_wait(wait, "begin"), self.facts, timeout)
+        return Pending(watched([self], "to exit", work), f"exit of {self.name}", tied=True)
+
+    async def _exit_unless(
+        self, failing: Coroutine[Any, Any, Match], session: SessionFacts, timeout: float | None
+    ) -> Exit | None:
+        try:
+            await failing
+        except WaitTimeout:
+            raise StillRunning(session.name, timeout or 0.0) from None
+        except SessionEnded:
+            pass
+        return await exit_of(self._machine, session.id)
 
     # -- cursors
 

@@ -96,45 +96,69 @@ def live(search: Searcher, drawn: Sequence[Any], last_ms: int) -> list[Hit | Non
     return answers
 
 
-@settings(max_examples=250)
-@given(
-    drawn=RECORDS,
-    patterns=PATTERNS,
-    fail=PATTERNS,
-    channel=st.none() | CHANNEL,
-    ends=st.booleans(),
-    longest=st.sampled_from([(4, 4), (5, 8), (naive.LONGEST, naive.LONGEST)]),
-    block=st.sampled_from([1, 7, 1 << 18]),
-    patience=st.sampled_from([-1, 8]),
-)
-def test_the_answer_is_the_same_live_from_history_and_by_the_plain_meaning(
-    drawn, patterns, fail, channel, ends, longest, block, patience
-):
-    """Nor does it depend on how much is searched at once, and by which engine."""
-    assume(patterns or fail)
+def agree(drawn: Sequence[Any], patterns: Any, fail: Any, channel: str | None, ends: bool, sizes: Any) -> None:
+    """Check that a log has one answer: in one piece, byte by byte, as it is written; and that it is the plain one."""
+    longest, window, block, slices = sizes
     records = as_records(drawn)
     last_ms = sum(since for _, since, _ in drawn) + 2 * SETTLE_MS
-    longest_line, window = longest
-    plain = naive.Search(patterns, fail, channel=channel, settle_ms=SETTLE_MS, longest=longest_line, window=window)
+    plain = naive.Search(patterns, fail, channel=channel, settle_ms=SETTLE_MS, longest=longest, window=window)
     wanted = plain.answer(records, quiet_ms=None if ends else last_ms, end=ends)
 
-    def finish(search: Searcher) -> Hit | None:
-        return search.end() if ends else search.quiet(last_ms)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cmdop_jupyter.lanes.LONGEST_LINE", longest_line)
+        patch.setattr("cmdop_jupyter.lanes.LONGEST_LINE", longest)
         patch.setattr("cmdop_jupyter.lanes.LONGEST_BYTES_MATCH", window)
         patch.setattr("cmdop_jupyter.needles.LONGEST_BYTES_MATCH", window)
         patch.setattr("cmdop_jupyter.patterns.BLOCK", block)
-        patch.setattr("cmdop_jupyter.needles._PATIENCE", patience)
+        patch.setattr("cmdop_jupyter.needles._PATIENCE", -1 if slices else 8)
         patch.setattr("cmdop_jupyter.needles._SLICE", block)
         whole, one_by_one, lively = (searcher(patterns, fail, channel=channel) for _ in range(3))
         whole.feed(chunks_of(records))
         one_by_one.feed([piece for chunk in chunks_of(records) for piece in bytes_of(chunk)])
         live(lively, drawn, last_ms)
-        answers = [facts(finish(search)) for search in (whole, one_by_one, lively)]
+        answers = [facts(search.end() if ends else search.quiet(last_ms)) for search in (whole, one_by_one, lively)]
 
     assert answers == [wanted, wanted, wanted]
+
+
+LARGE = naive.LONGEST
+SIZES = st.sampled_from([(LARGE, LARGE), (4, 4), (5, 8)]).flatmap(
+    lambda longest: st.tuples(*map(st.just, longest), st.sampled_from([1, 7, 1 << 18]), st.booleans())
+)
+
+
+@settings(max_examples=200)
+@given(drawn=RECORDS, patterns=PATTERNS, fail=PATTERNS, channel=st.none() | CHANNEL, ends=st.booleans(), sizes=SIZES)
+def test_the_answer_depends_on_the_log_and_its_times_alone(drawn, patterns, fail, channel, ends, sizes):
+    assume(patterns or fail)
+    agree(drawn, patterns, fail, channel, ends, sizes)
+
+
+FEW_ATOMS = [b"a", b"a", b"b", b"c", b"\n", b"\r\n", b"\r"]
+FEW_PATTERNS = ["ab", "b", "ca", "a(?=b)", "^c(?=a)", "bb", b"ab", b"b\n", b"ca", rb"a(?=\r?\nb)", rb"c\s*c", rb"\Ac"]
+FEW_RECORDS = st.lists(
+    st.tuples(
+        st.sampled_from(["stdout", "stderr"]),
+        st.sampled_from([0, 0, 60, 100]),
+        st.lists(
+            st.tuples(st.lists(st.sampled_from(FEW_ATOMS), max_size=3).map(b"".join), st.none() | st.integers(0, 100)),
+            min_size=1,
+            max_size=2,
+        ),
+    ),
+    min_size=2,
+    max_size=9,
+)
+
+
+@settings(max_examples=300)
+@given(
+    drawn=FEW_RECORDS,
+    patterns=st.lists(st.sampled_from(FEW_PATTERNS), min_size=1, max_size=3),
+    ends=st.booleans(),
+    sizes=SIZES,
+)
+def test_of_two_channels_the_match_that_ends_first_wins(drawn, patterns, ends, sizes):
+    agree(drawn, patterns[1:], patterns[:1], None, ends, sizes)
 
 
 @given(drawn=RECORDS, patterns=PATTERNS, fail=PATTERNS)
@@ -273,6 +297,13 @@ def test_a_set_has_the_same_members_as_in_re(pattern):
     assert [found.decode() for found in expression.loose(ascii=False).findall("".join(some).encode())] == some
 
 
+def test_google_re2_looks_for_long_repeats_as_far_as_it_can_count():
+    loose = Expression("x{1001}y{2,1001}").loose(ascii=True)
+
+    assert loose.search(b"x" * 1001 + b"yy") is not None
+    assert loose.search(b"x" * 999 + b"yy") is None
+
+
 def test_every_letter_matches_what_re_matches_whatever_the_case():
     for letter in "kKsSſiIİıßẞµμÅåΩωΣσςǅΐΐﬅﬆꭰᎠ𐐀":
         wanted = re.findall(letter, EVERY_CHARACTER, re.IGNORECASE)
@@ -301,7 +332,7 @@ def test_every_letter_matches_what_re_matches_whatever_the_case():
         (r"[[:alpha:]]", "x"),
         (r"[[:alpha:]]", "a]"),
         (r"\B", ""),
-        (r"(?<=(a|.)(b|.))c", "abc"),
+        (r"(?<=(?:([ab])){2})c", "abc"),
         (r"(a)b(?<=\1b)c", "abc"),
         (r"(a*)*", "b"),
         (r"x{1001}", "x" * 1001),
@@ -503,6 +534,22 @@ def test_a_match_does_not_wait_for_a_younger_line():
 
 def test_a_match_does_not_wait_for_a_line_that_paused():
     assert search(("stderr", 0, b"10%"), ("stdout", 250, b"ready\n"), patterns=["ready"]) is not None
+
+
+def test_what_comes_after_a_match_was_final_changes_nothing():
+    log_of_both = ("stderr", 0, b"10%"), ("stdout", 250, b"ready\n"), ("stderr", 260, b"x\n")
+
+    hit = search(*log_of_both, patterns=["ready", "10(?=%x)"])
+
+    assert hit is not None
+    assert hit.line == "ready"  # at 250 ms the other line had paused, and did not match
+
+
+def test_where_a_channel_matches_first_counts_not_which_pattern():
+    hit = search(b"ab", ("stderr", 0, b"x\n"), b"\r\n", patterns=[b"ab", "ab", "x"])
+
+    assert hit is not None
+    assert hit.index == 1  # the text pattern saw the line at its \r, the bytes pattern at its \n
 
 
 def test_a_match_does_not_wait_for_a_channel_that_is_not_looked_at():

@@ -9,6 +9,7 @@ if not __package__:  # `python -I -S <folder or zipapp>`: make the folder a pack
     _package.__path__ = [sys.path[0]]
     sys.modules["cmdop_agent"] = _package
     __package__ = "cmdop_agent"
+    __spec__ = type(__spec__)("cmdop_agent.__main__", None)  # type: ignore[misc]  # newer Pythons go by this one
 
 
 def main() -> int:

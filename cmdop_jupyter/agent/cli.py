@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from typing import Any
 
 from . import status
-from .errors import CmdopError
+from .errors import CmdopError, LogDropped
 from .stopping import GRACE, told
 from .store import SessionStore, raise_answer
+
+READ_SIZE = 1024 * 1024
+STOP_SECONDS = 60.0  # until a supervisor that is stopping its session has to have answered
 
 
 def main(words: list[str]) -> int:
@@ -32,8 +36,8 @@ def main(words: list[str]) -> int:
     except CmdopError as error:
         print(f"cmdop-agent: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `| head`
-        sys.stderr.close()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
         return 1
     return 0
 
@@ -52,12 +56,7 @@ def _do(store: SessionStore, command: str, wanted: str) -> None:
     if command == "remove":
         store.remove(session_id)
     elif command == "log":
-        with contextlib.closing(store.reader(session_id)) as reader:
-            offset, end = 0, int(str(facts["end"]))
-            while chunks := reader.read(offset, 1024 * 1024, end):
-                for chunk in chunks:
-                    sys.stdout.buffer.write(chunk.data)
-                offset = chunks[-1].end
+        _print_log(store, session_id, int(str(facts["end"])))
     elif facts["state"] == status.ENDED:
         print(f"{facts['name']} had ended already")
     else:
@@ -69,7 +68,23 @@ def _stop(store: SessionStore, session_id: str, *, lost: bool) -> dict[str, Any]
     if lost:
         return store.stop_lost(session_id, GRACE)
     with store.connect(session_id) as sock:
-        sock.settimeout(60)
+        sock.settimeout(STOP_SECONDS)
         report = raise_answer(store.ask(sock, {"op": "stop", "id": 1}))["report"]
     assert isinstance(report, dict)
     return report
+
+
+def _print_log(store: SessionStore, session_id: str, end: int) -> None:
+    offset = 0
+    with contextlib.closing(store.reader(session_id)) as reader:
+        while offset < end:
+            try:
+                chunks = reader.read(offset, READ_SIZE, end)
+            except LogDropped as gap:
+                print(f"cmdop-agent: {gap}", file=sys.stderr)
+                offset = gap.first
+                continue
+            for chunk in chunks:
+                sys.stdout.buffer.write(chunk.data)
+            offset = chunks[-1].end
+        sys.stdout.buffer.flush()

@@ -24,9 +24,7 @@ class Stopping:
         self._left = ["HUP", "TERM", "KILL"] if kind == "shell" else ["INT", "TERM", "KILL"]
         self._grace = grace
         self._began = self._due = now
-        self._seen: dict[
-            tuple[int, str], str
-        ] = {}  # pid and start: its name, which changes when it runs another program
+        self._seen: dict[tuple[int, str], str] = {}  # pid and start -> its newest name
         self._took = ""
         self._refused: dict[tuple[int, str], str] = {}
         self.report: dict[str, object] | None = None
@@ -59,8 +57,8 @@ class Stopping:
         """Tell of those who have the output open and were not among the session's processes."""
         left = (self.report or {}).get("left")
         assert isinstance(left, list)
-        told = " ".join(left)
-        left += [f"{process}: has the output open" for process in holders if str(process) not in told]
+        named = " ".join(left)
+        left += [f"{process}: has the output open" for process in holders if str(process) not in named]
 
 
 def told(took: str, seconds: float, ended: tuple[str, ...], left: tuple[str, ...]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..client import machine
@@ -18,31 +19,53 @@ VALUES = {
     "--if-running": ("error", "attach", "replace"),
 }
 SIGNALS = ("INT", "TERM", "HUP", "KILL", "USR1", "USR2", "STOP", "CONT")
+LINE = re.compile(r"\s*%%?cmdop\s")
 NAMED = ("attach", "tail", "send", "signal", "stop", "limit", "rm", "keep", "wait")
 
 
-def install(shell: Any, verbs: Verbs) -> None:
-    """Let the shell ask us."""
-    shell.set_hook(
-        "complete_command", lambda _, event: complete(event.line, event.symbol, verbs.names()), re_key=r"%%?cmdop\b"
-    )
+def install(shell: Any, verbs: Verbs) -> Callable[[], None]:
+    """Let the shell ask us; what is returned takes that back."""
+    try:
+        from IPython.core.completer import SimpleCompletion, context_matcher
+    except ImportError:  # IPython before 8.6, which adds words of its own to ours
+        shell.set_hook(
+            "complete_command", lambda _, event: _old(event.line, event.symbol, verbs.names()), re_key=LINE.pattern
+        )
+        return lambda: None
+
+    @context_matcher(identifier="cmdop", priority=1000)  # type: ignore[untyped-decorator]
+    def matcher(context: Any) -> dict[str, Any]:
+        line = context.text_until_cursor
+        words = complete(line, verbs.names()) if LINE.match(line) else []
+        return {
+            "completions": [SimpleCompletion(word, type="magic") for word in words],
+            "matched_fragment": _typing(line),
+            "suppress": True,
+        }
+
+    matchers = shell.Completer.custom_matchers
+    matchers.append(matcher)
+    return lambda: matchers.remove(matcher)
 
 
-def complete(line: str, symbol: str, verbs: Sequence[str]) -> list[str]:
-    """What the word under the cursor may become.
+def complete(line: str, verbs: Sequence[str]) -> list[str]:
+    """What the word at the end of `line`, which ends at the cursor, may become."""
+    typing = _typing(line)
+    before = line[: len(line) - len(typing)].split()[1:]
+    candidates = _for_cell(before) if line.lstrip().startswith("%%") else _for_line(before, verbs)
+    return [word for word in candidates if word.startswith(typing)]
 
-    Args:
-        line: The line up to the cursor.
-        symbol: The word that is being typed, as the shell splits it.
-    """
-    words = line.split()
-    typing = words[-1] if words and not line.endswith(" ") else ""
-    before = words[1 : len(words) - 1 if typing else len(words)]
-    cell = line.lstrip().startswith("%%")
-    candidates = _for_cell(before) if cell else _for_line(before, verbs)
-    # The shell replaces `symbol` only, which may begin behind a dash or a dot of the word.
+
+def _typing(line: str) -> str:
+    """The word under the cursor."""
+    return re.split(r"\s", line)[-1]
+
+
+def _old(line: str, symbol: str, verbs: Sequence[str]) -> list[str]:
+    """What is to take the place of `symbol`, which may begin behind a dash or a dot of the word."""
+    typing = _typing(line)
     head = typing[: len(typing) - len(symbol)] if typing.endswith(symbol) else ""
-    return [word[len(head) :] for word in candidates if word.startswith(typing)]
+    return [word[len(head) :] for word in complete(line, verbs)]
 
 
 def _for_cell(before: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import builtins
 import dataclasses
 import keyword
 import uuid
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import traitlets
@@ -14,9 +14,9 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 
 from ..agent.log import check_limit
 from ..client import machine, new_id, start
-from ..errors import CommandFailed, InvalidRequest, NameInUse, SessionEnded, StillRunning
+from ..errors import CommandFailed, InvalidRequest, NameInUse
 from ..machines.base import Machine, StartRequest
-from ..runtime import Pending, runtime
+from ..runtime import runtime
 from ..stream import Stream
 from ..streams import streams
 from ..wait import wait_all, wait_for
@@ -68,6 +68,7 @@ class CmdopMagics(Magics):
         self._views: Views = make_views(shell)
         self._verbs = Verbs(self._show, self._bind, self._views.keep, self._views.settle)
         self._given: dict[str, object] = {}
+        self._uninstall: Callable[[], None] = lambda: None
 
     # -- life
 
@@ -76,7 +77,7 @@ class CmdopMagics(Magics):
         set_current_cell(self._current_cell)
         set_wait_hook(self._views.waiting)
         streams.attach = attached
-        completion.install(self._shell, self._verbs)
+        self._uninstall = completion.install(self._shell, self._verbs)
         taken = []
         for name, value in (("wait_for", wait_for), ("wait_all", wait_all), ("cmdop", streams)):
             held = self._shell.user_ns.get(name, value)
@@ -100,6 +101,7 @@ class CmdopMagics(Magics):
         """Take back what `begin` did."""
         set_current_cell(no_cell)
         set_wait_hook(None)
+        self._uninstall()
         streams.attach = None
         for name, value in self._given.items():
             if self._shell.user_ns.get(name) is value:
@@ -219,18 +221,7 @@ class CmdopMagics(Magics):
 
     def _wait(self, stream: Stream, options: CellOptions) -> None:
         """Block until the command has exited, or a line says that it failed."""
-        what: Pending[Any] = stream.wait_exit(timeout=options.timeout)
-        if options.fail:
-            what = stream.wait_for([], fail=options.fail, timeout=options.timeout, start="begin")
-        try:
-            what.result()
-        except SessionEnded:  # it ended without such a line
-            pass
-        except TimeoutError as error:
-            if isinstance(error, StillRunning) or options.timeout is None:
-                raise
-            raise StillRunning(stream.name, options.timeout) from None
-        exit = stream.wait_exit().result()
+        exit = stream.wait_exit(options.timeout, fail=options.fail).result()
         if options.must_succeed and (exit is None or not exit.ok):
             lines = last_words(runtime().wait(where_of(stream).tail(stream.session_id, LAST_BYTES)).chunks)
             raise CommandFailed(stream.name, str(exit or "lost"), tuple(line.text[:300] for line in lines))
@@ -238,18 +229,27 @@ class CmdopMagics(Magics):
     # -- names and views
 
     def _check_name(self, name: str) -> None:
-        if not name.isidentifier() or keyword.iskeyword(name):
-            return
-        held = self._shell.user_ns.get(name, getattr(builtins, name, None))
-        if held is not None and not isinstance(held, Stream):
-            mine = name in self._shell.user_ns
-            what = f"a variable of yours ({type(held).__name__})" if mine else f"Python's own {name}"
+        what = self._hidden_by(name)
+        if what:
             raise InvalidRequest(f"--name {name} would hide {what}; take another name")
 
+    def _hidden_by(self, name: str) -> str:
+        """What a variable of that name would hide, in words; '' for nothing."""
+        held = self._shell.user_ns.get(name, getattr(builtins, name, None))
+        if held is None or isinstance(held, Stream):
+            return ""
+        return f"a variable of yours ({type(held).__name__})" if name in self._shell.user_ns else f"Python's own {name}"
+
     def _bind(self, stream: Stream) -> None:
-        if stream.name.isidentifier() and not keyword.iskeyword(stream.name):
-            self._check_name(stream.name)
-            self._shell.user_ns[stream.name] = stream
+        """Bind a stream to its name, where that can be a variable and hides nothing."""
+        name = stream.name
+        if not name.isidentifier() or keyword.iskeyword(name):
+            return
+        what = self._hidden_by(name)
+        if what:
+            self._views.say(f"{name} would hide {what}, so it is not bound: cmdop[{name!r}] is the stream")
+        else:
+            self._shell.user_ns[name] = stream
 
     def _show(self, stream: Stream, tail: int | None = None) -> None:
         self._views.show(stream, tail or self.tail)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import time
 from collections.abc import Callable, Iterable
 
 from ..client import machine
-from ..errors import InvalidRequest, SessionNotFound
+from ..errors import CmdopError, InvalidRequest, SessionNotFound
 from ..machines.base import SessionFacts, Status
 from ..runtime import runtime
 from ..stream import Stream
@@ -19,6 +20,8 @@ from .options import Parser, Usage, read_limit, seconds, split
 from .tables import Bundle, Note, Table
 from .views.text import shown
 
+_looked_at: dict[str, Stream] = {}  # by session: not among the notebook's streams, but verbs ask again
+
 HELP = """\
 %%cmdop [machine] [options]     start the cell's text as a session; returns at once, the output lives on in that cell
 await wait_for(r"regex", "name")   go on when a line matches; also stream.wait_for, wait_all
@@ -26,7 +29,7 @@ await wait_for(r"regex", "name")   go on when a line matches; also stream.wait_f
 %cmdop ps                       sessions: what runs, what ended
 %cmdop attach NAME              a view of a session, history included; binds NAME again after a kernel restart
 %cmdop tail NAME [-n LINES]     its newest lines
-%cmdop send NAME TEXT           type TEXT and a newline (-n: no newline)
+%cmdop send [-n] NAME TEXT      type TEXT and a newline (-n: no newline)
 %cmdop signal NAME SIG          send a signal: INT, TERM, HUP, USR1 …
 %cmdop stop NAME                end it and all it started: INT, TERM, KILL; tells what it took
 %cmdop wait NAME REGEX [--timeout T]   block until a line matches
@@ -71,7 +74,7 @@ class Verbs:
             near = difflib.get_close_matches(verb, self.names(), 2)
             hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(self.names())}"
             raise Usage(f"%cmdop has no verb {verb!r}{hint} (to run a command: `%%cmdop`, the command below it)")
-        return do(rest.strip())
+        return do(rest.lstrip())
 
     def do_help(self, rest: str) -> Note:
         return Note(HELP)
@@ -127,6 +130,8 @@ class Verbs:
 
     def do_wait(self, rest: str) -> object:
         name, _, after = rest.partition(" ")
+        if not after.strip():
+            raise Usage("%cmdop wait NAME REGEX: a name and a regular expression")
         parser = Parser(prog="%cmdop wait")
         parser.add_argument("pattern")
         parser.add_argument("--timeout", type=seconds)
@@ -148,7 +153,7 @@ class Verbs:
         if words == ["--ended"]:
             found = [facts for facts, status in runtime().wait(machine().sessions()) if not status.live]
         elif words and not words[0].startswith("-"):
-            found = [find(word).facts for word in words]
+            found = [runtime().wait(machine().find(word)) for word in words]
         else:
             raise Usage("%cmdop rm NAME…, or %cmdop rm --ended")
         for facts in found:
@@ -165,10 +170,18 @@ class Verbs:
 
 
 def find(name: str) -> Stream:
-    """A stream of this notebook by name, else one freshly attached at its beginning."""
-    if name in streams and streams[name]._facts is not None:
-        return streams[name]
-    return attached(name)
+    """A stream on the session that has that name now: this notebook's, else one that is not among its streams."""
+    with contextlib.suppress(CmdopError):
+        if name in streams and streams[name].status.live:
+            return streams[name]
+    facts = runtime().wait(machine().find(name))
+    for stream in (*streams.values(), *_looked_at.values()):
+        if stream._facts is not None and stream._facts.id == facts.id:
+            return stream
+    stream = Stream(machine())
+    runtime().wait(stream._attach(facts.id, "begin", listed=False))
+    _looked_at[facts.id] = stream
+    return stream
 
 
 def attached(name: str) -> Stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cmdop_jupyter.agent.stopping import LAST_WORD, MAX_NAMED, Stopping
+from cmdop_jupyter.agent.stopping import LAST_WORD, MAX_NAMED, Stopping, told
 from cmdop_jupyter.agent.tree import Process
 
 
@@ -100,3 +100,23 @@ def test_a_report_names_a_thousand_processes_at_most(many):
     ended = stopping.report["ended"]
     assert len(ended) == min(many, MAX_NAMED + 1)
     assert (ended[-1] == "and 5 more") == (many > MAX_NAMED)
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        (("", 0.0, (), ()), "nothing was left to stop"),
+        (("INT", 0.12, ("a[1]",), ()), "stopped by INT in 0.1 s"),
+        (("KILL", 4.0, ("a[1]", "b[2]"), ()), "stopped by KILL in 4.0 s (2 processes)"),
+        (
+            ("KILL", 5.0, ("a[1]",), ("b[2]: not permitted",)),
+            "stopped by KILL in 5.0 s; could not end b[2]: not permitted",
+        ),
+        (
+            ("", 0.0, (), ("b[2]: has the output open",)),
+            "nothing could be stopped; could not end b[2]: has the output open",
+        ),
+    ],
+)
+def test_a_report_is_one_line(report, words):
+    assert told(*report) == words

@@ -29,8 +29,8 @@ ONE, TWO = unique(), unique()
 
 
 def test_start_repeated_with_one_id_runs_once(store, start, tmp_path):
-    session = start(f"echo ran >>{tmp_path}/ran; {WAITS}", id=ONE)
-    session.until(lambda _: (tmp_path / "ran").exists(), output=True)
+    session = start(f"echo ran | tee -a {tmp_path}/ran; {WAITS}", id=ONE)
+    session.until_logged(b"ran\n")
     again = [store.start({"id": ONE, "name": "other", "script": "exit 1"}) for _ in range(3)]
     session.stop()
     again.append(store.start({"id": ONE, "name": "other", "script": "exit 1"}))
@@ -68,17 +68,13 @@ def test_start_repeated_at_the_same_time_from_processes_runs_once(store, tmp_pat
 
 
 def test_different_sessions_start_at_the_same_time(store):
-    with ThreadPoolExecutor(6) as pool:
-        names = list(
-            pool.map(
-                lambda number: store.start(
-                    {"id": f"{ONE}-{number}", "name": "api", "free_name": True, "script": WAITS}
-                )["name"],
-                range(6),
-            )
-        )
+    def start_one(number: int) -> str:
+        return store.start({"id": f"{ONE}-{number}", "name": "api", "free_name": True, "script": WAITS})["name"]
 
-    assert sorted(names) == ["api", "api-2", "api-3", "api-4", "api-5", "api-6"]
+    with ThreadPoolExecutor(6) as pool:
+        names = sorted(pool.map(start_one, range(6)))
+
+    assert names == ["api", "api-2", "api-3", "api-4", "api-5", "api-6"]
 
 
 def test_a_name_is_unique_among_live_sessions_and_free_again_after(store, start):
@@ -349,7 +345,7 @@ def test_where_the_folder_refuses_sockets_one_is_made_in_the_temp_folder_and_goe
 ):
     class Refusing(socket.socket):
         def bind(self, address: str) -> None:
-            if address.startswith(store.folder):
+            if not address.startswith(str(tmp_path / "temp")):
                 raise PermissionError(1, "Operation not permitted")
             super().bind(address)
 

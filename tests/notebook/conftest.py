@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from kernels import Cell, Kernel
 
+from cmdop_jupyter.agent.store import SessionStore
+from cmdop_jupyter.machines.local import LocalMachine
 from tools.leftovers import end_all
 
 
@@ -19,6 +22,31 @@ class Notebook(Kernel):
     def load(self) -> Cell:
         """Load the extension, as a notebook's first cell does."""
         return self.run("%load_ext cmdop_jupyter")
+
+    def run(self, code: str, timeout: float = 30) -> Cell:
+        try:
+            return super().run(code, timeout)
+        except TimeoutError:
+            self.interrupt()  # the next test wants to run as well
+            raise
+
+    def run_as(self, cell_id: str, code: str) -> Cell:
+        """Run code as the cell of that id, as front ends that name their cells do."""
+        content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
+        message = self._client.session.msg("execute_request", content, metadata={"cellId": cell_id})
+        cell = Cell(self, code, message["header"]["msg_id"])
+        self._client.shell_channel.send(message)
+        return cell.wait()
+
+    def type_into(self, name: str, data: bytes) -> None:
+        """Type into a session past the kernel, which may be busy."""
+
+        async def write() -> None:
+            machine = LocalMachine(SessionStore(self._env["CMDOP_STATE_DIR"]))
+            await machine.write((await machine.find(name)).id, uuid.uuid4().hex, 0, data)
+            await machine.close()
+
+        asyncio.run(write())
 
     def ask(self, expression: str, timeout: float = 30) -> Any:
         """The value of an expression in the kernel; `await` may stand in it."""
