@@ -30,6 +30,7 @@ Ranges = tuple[tuple[int, int], ...]  # of code points, both ends included, asce
 
 REPEATS = 1000  # google-re2 refuses to count further
 _LAST = 0x10FFFF
+_LAST_NAMED = 0x3FFFF  # Unicode has no letters, digits and spaces behind its fourth plane
 _NEWLINE = ((10, 10),)
 _ASCII_WORD = ((48, 57), (65, 90), (95, 95), (97, 122))
 _CHARACTERS = {op.LITERAL, op.NOT_LITERAL, op.IN, op.ANY}
@@ -78,8 +79,8 @@ class Expression:
         """Return what means the same, for ASCII text only (which is faster) or for any."""
         ascii = ascii and not self._raw
         if ascii not in self._exact:
-            source = _Writer(self._tree, raw=self._raw, ascii=ascii, loose=False).source
             try:
+                source = _Writer(self._tree, raw=self._raw, ascii=ascii, loose=False).source
                 if self._raw:
                     self._exact[ascii] = regex.compile(source.encode("latin-1"), regex.VERSION1)
                 else:
@@ -95,11 +96,11 @@ class Expression:
         """
         ascii = ascii and not self._raw
         if ascii not in self._loose:
-            source = _Writer(self._tree, raw=self._raw, ascii=ascii, loose=True).source
             options = re2.Options()
             options.log_errors = False
             if self._raw:
                 options.encoding = re2.Options.Encoding.LATIN1
+            source = _Writer(self._tree, raw=self._raw, ascii=ascii, loose=True).source
             try:
                 self._loose[ascii] = re2.compile(f"(?m)(?:{source})".encode("ascii"), options)
             except re2.error:
@@ -147,7 +148,7 @@ class _Writer:
             return self._look(kind is op.ASSERT, facts, flags, head, tail)
         if kind is op.GROUPREF:
             if self._loose:
-                return "(?s:.)*"
+                return "(?s:.)*" if self._raw else ".*"
             return rf"(?i-f:\g<{facts}>)" if flags & re.IGNORECASE else rf"\g<{facts}>"
         if kind is op.GROUPREF_EXISTS:
             number, yes, no = facts
@@ -281,32 +282,33 @@ def _closed_members(source: str, flags: int, raw: bool) -> Ranges:
 @lru_cache(maxsize=1024)
 def _members(items: Any, negated: bool, flags: int) -> Ranges:
     """Which characters of all a set has."""
-    members: list[tuple[int, int]] = []
-    for kind, facts in items:
-        if kind is op.CATEGORY:
-            name = _CLASSES[facts]
-            found = _class(name.lower(), bool(flags & re.ASCII))
-            members += found if name.islower() else _without(((0, _LAST),), found)
-        else:
-            members.append(facts if kind is op.RANGE else (facts, facts))
-    if flags & re.IGNORECASE:
-        members += _ranges(map(ord, re.findall(_source(items, False), _cased(), flags)))
+    members = list(_listed(items, flags))
+    for name in _classes_in(items):
+        found = _class(name.lower(), bool(flags & re.ASCII))
+        members += found if name.islower() else _without(((0, _LAST),), found)
     joined = _union(members)
     return _without(((0, _LAST),), joined) if negated else joined
 
 
 @lru_cache(maxsize=1024)
 def _symbolic(items: Any, negated: bool, flags: int) -> str:
-    """Write a set with classes in `regex`'s words: spelled out in full it would be slow."""
-    parts = [_CLASSES[facts] for kind, facts in items if kind is op.CATEGORY]
-    others = tuple(item for item in items if item[0] is not op.CATEGORY)
-    members = list(_members(others, False, flags & ~re.IGNORECASE))
-    if flags & re.IGNORECASE:
-        members += _ranges(map(ord, re.findall(_source(items, False), _cased(), flags)))
-    inside = _inside(_without(_union(members), _NEWLINE))
-    for name in parts:
+    """Write a set with its classes in `regex`'s words: spelled out they would be slow."""
+    inside = _inside(_without(_listed(items, flags), _NEWLINE))
+    for name in _classes_in(items):
         inside += _wide(name) if name.islower() else f"[^{_wide(name.lower())}\\n]"
     return f"[^{inside}\\n]" if negated else f"[{inside}]"
+
+
+def _classes_in(items: Any) -> list[str]:
+    return [_CLASSES[facts] for kind, facts in items if kind is op.CATEGORY]
+
+
+def _listed(items: Any, flags: int) -> Ranges:
+    """The members of a set that its classes have not."""
+    members = [facts if kind is op.RANGE else (facts, facts) for kind, facts in items if kind is not op.CATEGORY]
+    if flags & re.IGNORECASE:
+        members += _ranges(map(ord, re.findall(_source(items, False), _cased(), flags)))
+    return _union(members)
 
 
 @cache
@@ -317,7 +319,7 @@ def _wide(name: str) -> str:
         return f"[{_inside(wanted)}]"
     near = _ranges_of(regex.compile(f"[{_NEAREST[name]}]+", regex.VERSION1))
     excess, lack = _without(near, wanted), _without(wanted, near)
-    quick = _inside(_within_ascii(wanted))
+    quick = _inside(_without(wanted, ((128, _LAST),)))  # looked at first
     base = f"[[{_NEAREST[name]}]--[{_inside(excess)}]]" if excess else _NEAREST[name]
     return f"[{quick}{base}{_inside(lack)}]"
 
@@ -329,14 +331,15 @@ def _class(name: str, ascii: bool) -> Ranges:
 
 @cache
 def _everything() -> str:
-    return array("I", range(_LAST + 1)).tobytes().decode("utf-32", "surrogatepass")
+    """Every character that a class may have, each at the index that is its code."""
+    return array("I", range(_LAST_NAMED + 1)).tobytes().decode("utf-32", "surrogatepass")
 
 
 @cache
 def _cased() -> str:
     """Every character that may match another one under `(?i)`."""
     found = []
-    for start in range(0, _LAST + 1, 256):
+    for start in range(0, _LAST_NAMED + 1, 256):
         block = _everything()[start : start + 256]
         if not block.lower() == block == block.upper() == block.casefold():
             found += [char for char in block if not char.lower() == char == char.upper() == char.casefold()]
@@ -375,7 +378,3 @@ def _without(members: Ranges, less: Ranges) -> Ranges:
         if low <= high:
             left.append((low, high))
     return tuple(left)
-
-
-def _within_ascii(members: Ranges) -> Ranges:
-    return _without(members, ((128, _LAST),))

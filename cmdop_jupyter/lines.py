@@ -33,7 +33,6 @@ _ESCAPE = regex.compile(
     r"|[0-~])?",
     regex.VERSION1,
 )
-_ENDS = regex.compile(rb"\r\n?|\n", regex.VERSION1)
 _WIDTH = "cmdop_jupyter.width"
 codecs.register_error(_WIDTH, lambda error: (chr(0xDC00 + error.end - error.start), error.end))  # type: ignore[attr-defined]
 
@@ -184,7 +183,6 @@ class Block:
         self.position = position
         self._source, self.raw, self._cuts, self._continued = source, raw, cuts, continued
         self._bounds: list[tuple[int, int, bool]] = []
-        ended = raw[-1] in b"\r\n"
         self.ascii = raw.isascii()
         if self.ascii and not cuts and b"\x1b" not in raw and b"\r" not in raw:
             self.data, self.stop = raw, len(raw) - 1
@@ -192,9 +190,7 @@ class Block:
         if cuts:
             raw = b"\n".join(raw[start:stop] for start, stop, _ in self.bounds())
         else:
-            if b"\r" in raw:
-                raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            raw = raw[:-1] if ended else raw
+            raw = b"\n".join(raw.splitlines()) if b"\r" in raw else raw[:-1]
         if b"\x1b" in raw or not (self.ascii or _is_utf8(raw)):
             text = clean(raw)
             raw = text.encode()
@@ -246,17 +242,17 @@ class Block:
         return self._source.places.locate(self.position + stop)[0]
 
     def _find_bounds(self) -> Iterator[tuple[int, int, bool]]:
-        start, cuts, part = 0, iter([*self._cuts, len(self.raw) + 1]), self._continued
+        start, part = 0, self._continued
+        cuts = iter([*self._cuts, len(self.raw) + 1])
         cut = next(cuts)
-        for found in _ENDS.finditer(self.raw):
-            while cut < found.start():
+        for line in self.raw.splitlines(keepends=True):  # of bytes: at the three ends only, and it is fast
+            stop = start + len(line)
+            while cut <= stop:
                 yield start, cut, True
                 start, cut, part = cut, next(cuts), True
-            yield start, found.start(), part
-            start, part = found.end(), False
-        while start < len(self.raw):
-            yield start, cut, True
-            start, cut = cut, next(cuts)
+            if start < stop:
+                yield start, stop - len(line) + len(line.rstrip(b"\r\n")), part
+            start, part = stop, False
 
 
 class Places:

@@ -50,6 +50,7 @@ class TextNeedle:
         self.source, self.seconds = source, seconds
         self._expression = _expression(source)
         self._by_slice = self._expression is not None  # `regex` may be asked about many lines at once
+        self._exact(True)  # so that what it refuses is told now, and the first match need not wait for it
 
     def find(self, data: bytes, start: int, stop: int, *, ascii: bool) -> Spot | None:
         """Return the first line of `data[start:stop]` that matches, or takes too long.

@@ -6,7 +6,6 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Generator
-from dataclasses import dataclass
 from typing import Any
 
 from .agent.log import Chunk
@@ -17,19 +16,17 @@ from .errors import (
     FailPatternSeen,
     InvalidRequest,
     LogDropped,
-    SessionEnded,
     SessionNotFound,
-    StillRunning,
     TooMuch,
-    WaitTimeout,
 )
 from .lines import Line, clean
 from .machines.base import Exit, Machine, SessionFacts, Status, StopReport
 from .reading import Begin, Gap, Lines, Start, batches, known, offset_of, on_caller, read_chunks, tail_lines
 from .runtime import Pending, runtime
-from .streams import streams
+from .streams import Metrics, streams
 from .subscription import Events, Handler, Subscription, Subscriptions, arity, is_async, piece_of
-from .waiting import Match, Pattern, Patterns, Wait, WaitPlaces, exit_in, exit_of, watched, words
+from .waiting import Match, Pattern, Patterns, Wait, WaitPlaces, exit_in, exit_of, exit_unless, words
+from .watching import watched
 from .words import human_bytes, human_seconds
 from .writing import Input
 
@@ -37,26 +34,6 @@ __all__ = ["Gap", "Metrics", "Stream", "TerminalStream", "streams"]
 
 TEXT_LIMIT = 64 * 1024 * 1024  # bytes that `text` gives in one piece
 BEFORE_BYTES = 64 * 1024  # of the log that `Match.before` looks at
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """Figures of a stream at one moment.
-
-    Attributes:
-        bytes, lines: In the log.
-        seconds: Since the session started, until it ended.
-        lag: Bytes each handler is behind, in the order they were registered.
-        handler_errors: How often handlers raised.
-        dropped: Bytes of the log that were dropped at its limit.
-    """
-
-    bytes: int
-    lines: int
-    seconds: float
-    lag: tuple[int, ...]
-    handler_errors: int
-    dropped: int
 
 
 class Stream:
@@ -221,20 +198,9 @@ class Stream:
         if fail is None:
             work = exit_in(self._machine, self.facts, timeout)
         else:
-            wait = Wait([], fail=fail, timeout=timeout, exit_ends=True)
-            work = self._exit_unless(self._begin_wait(wait, "begin"), self.facts, timeout)
+            failing = self._begin_wait(Wait([], fail=fail, timeout=timeout, exit_ends=True), "begin")
+            work = exit_unless(failing, self._machine, self.facts, timeout)
         return Pending(watched([self], "to exit", work), f"exit of {self.name}", tied=True)
-
-    async def _exit_unless(
-        self, failing: Coroutine[Any, Any, Match], session: SessionFacts, timeout: float | None
-    ) -> Exit | None:
-        try:
-            await failing
-        except WaitTimeout:
-            raise StillRunning(session.name, timeout or 0.0) from None
-        except SessionEnded:
-            pass
-        return await exit_of(self._machine, session.id)
 
     # -- cursors
 
@@ -383,7 +349,8 @@ class Stream:
         """
         if grace < 0:
             raise InvalidRequest(f"grace must not be negative, got {grace}")
-        return Pending(self._machine.stop(self.session_id, uuid.uuid4().hex, grace), f"stop {self.name}")
+        work = watched([self], "to end", self._machine.stop(self.session_id, uuid.uuid4().hex, grace))
+        return Pending(work, f"stop {self.name}")
 
     def limit(self, max_log: int, policy: str | None = None) -> Pending[None]:
         """Change the log's size limit (bytes) and what happens there: `drop-oldest` or `hold`."""

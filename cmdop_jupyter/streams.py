@@ -1,15 +1,36 @@
-"""The streams of this process by name, and how one is found."""
+"""The streams of this process by name, how one is found, and figures of one."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .errors import Detached, SessionNotFound
 
 if TYPE_CHECKING:
     from .stream import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Figures of a stream at one moment.
+
+    Attributes:
+        bytes, lines: In the log.
+        seconds: Since the session started, until it ended.
+        lag: Bytes each handler is behind, in the order they were registered.
+        handler_errors: How often handlers raised.
+        dropped: Bytes of the log that were dropped at its limit.
+    """
+
+    bytes: int
+    lines: int
+    seconds: float
+    lag: tuple[int, ...]
+    handler_errors: int
+    dropped: int
 
 
 class Streams(Mapping[str, "Stream"]):

@@ -11,7 +11,8 @@ from .reading import Start
 from .runtime import Pending
 from .stream import Stream
 from .streams import streams
-from .waiting import Match, Patterns, Wait, watched
+from .waiting import Match, Patterns, Wait
+from .watching import watched
 
 __all__ = ["Match", "wait_all", "wait_for"]
 

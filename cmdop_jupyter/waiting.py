@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import watching
 from .agent.log import MERGE_MS, Chunk
 from .errors import CmdopError, InvalidRequest, LogDropped, PatternTooSlow, SessionEnded, StillRunning, WaitTimeout
 from .lines import Line, LineAssembler
@@ -154,7 +155,7 @@ class WaitPlaces:
 
     def begin(self) -> int:
         """Where a wait begins that is asked for now."""
-        run = current_cell()
+        run = watching.current_cell()
         if run is None:
             return self._next
         cell, execution = run
@@ -312,6 +313,19 @@ async def exit_in(machine: Machine, session: SessionFacts, timeout: float | None
         raise StillRunning(session.name, timeout or 0.0) from None
 
 
+async def exit_unless(
+    failing: Awaitable[object], machine: Machine, session: SessionFacts, timeout: float | None
+) -> Exit | None:
+    """As `exit_in`, unless `failing` raises: a wait for a line that is an error, which any exit ends."""
+    try:
+        await failing
+    except WaitTimeout:
+        raise StillRunning(session.name, timeout or 0.0) from None
+    except SessionEnded:
+        pass
+    return await exit_of(machine, session.id)
+
+
 async def ended(machine: Machine, session: SessionFacts, pattern: str) -> SessionEnded:
     """The error that says how a session ended before `pattern` was seen."""
     tail = await machine.tail(session.id, LAST_BYTES)
@@ -320,58 +334,3 @@ async def ended(machine: Machine, session: SessionFacts, pattern: str) -> Sessio
     if status.exit is not None and status.state == "lost":
         how += ", its supervisor was lost"
     return SessionEnded(pattern, session.name, how, tuple(line.text[:LINE_SHOWN] for line in last_words(tail.chunks)))
-
-
-# -- what a front end adds
-
-
-def no_cell() -> tuple[Hashable, Hashable] | None:
-    """Outside a notebook there are no cells."""
-    return None
-
-
-current_cell: Callable[[], tuple[Hashable, Hashable] | None] = no_cell
-
-
-def set_current_cell(function: Callable[[], tuple[Hashable, Hashable] | None]) -> None:
-    """Tell how to know which cell runs, and which run of it this is: for "the same cell run again"."""
-    global current_cell
-    current_cell = function
-
-
-class WaitWatch(Protocol):
-    """What a front end does about one wait."""
-
-    async def done(self, outcome: object) -> None:
-        """The wait is over, with a result or an exception; called on the I/O thread before it is given out."""
-        ...
-
-
-_begin_watch: Callable[[Sequence[Stream], str], WaitWatch] | None = None
-
-
-def set_wait_hook(function: Callable[[Sequence[Stream], str], WaitWatch] | None) -> None:
-    """Call `function(streams, what)` whenever somebody begins to wait: the notebook's part of showing it."""
-    global _begin_watch
-    _begin_watch = function
-
-
-def watched(streams: Sequence[Stream], what: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    """Let the front end show that somebody waits, and have its say before the answer is given out."""
-    watch = _begin_watch(streams, what) if _begin_watch is not None else None
-    return work if watch is None else _watched(watch, work)
-
-
-async def _watched(watch: WaitWatch, work: Coroutine[Any, Any, T]) -> T:
-    outcome: object = None
-    try:
-        outcome = result = await work
-    except BaseException as error:
-        outcome = error
-        raise
-    finally:
-        try:
-            await watch.done(outcome)
-        except Exception:
-            log.exception("showing that a wait is over failed")
-    return result

@@ -196,7 +196,7 @@ def test_a_handler_may_begin_now_or_at_an_offset(create):
 
 @pytest.mark.parametrize("start", ["then", -1, 1.5, True])
 def test_a_start_that_makes_no_sense_is_refused_at_once(create, start):
-    with pytest.raises(InvalidRequest, match="begin|negative"):
+    with pytest.raises(InvalidRequest, match=r"begin|negative"):
         create("true").on_output(print, start=start)
 
 

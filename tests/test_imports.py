@@ -28,7 +28,8 @@ ROOMS = {
     "config": {"agent", "errors", "words", "machines"},
     "relay": {"agent", "errors", "words", "machines", "config"},
     "runtime": {"agent", "errors", "words", "machines"},
-    "waiting": {"agent", "errors", "words", "machines", "patterns", "lines"},
+    "watching": set(),
+    "waiting": {"agent", "errors", "words", "machines", "patterns", "lines", "watching"},
     "subscription": {"agent", "errors", "words", "machines", "runtime"},
     "streams": {"errors"},
 }

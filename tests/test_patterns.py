@@ -778,7 +778,7 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(TypeError, match="lists"):
         Searcher("abc")
     with pytest.raises(PatternError):
-        Searcher([7])  # type: ignore[list-item]
+        Searcher([7])
 
 
 def test_grep_finds_unfinished_lines_at_the_end_and_echo_as_well():
@@ -788,6 +788,14 @@ def test_grep_finds_unfinished_lines_at_the_end_and_echo_as_well():
     assert [line.text for line in found] == ["one", "two", "echo"]
     assert [(line.text, line.whole) for line in grep.end()] == [("fo", False), ("oh", False)]
     assert grep.end() == []
+
+
+def test_grep_gives_lines_in_the_order_in_which_they_were_finished():
+    long = b"x" * (naive.LONGEST - 1)
+    found = Grep("^[xy]").feed(log(long + b"\xc3", ("stderr", 0, b"y\n"), b"\xa9", ("stderr", 0, b"yy\n"), b"\n"))
+
+    # Where the long line was to be cut nobody knew before the second byte of its last character.
+    assert [(len(line.text), line.cut) for line in found] == [(1, False), (len(long), True), (2, False)]
 
 
 def test_grep_tells_of_a_pattern_that_takes_too_long():

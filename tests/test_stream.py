@@ -219,7 +219,7 @@ async def test_the_exit_does_not_wait_for_who_holds_the_output(terminal):
 def test_the_exit_can_be_waited_for_so_long(create):
     stream = create(f"{GO}; exit 3", tty="none", name="api")
 
-    with pytest.raises(StillRunning, match="api has not exited in 0.05 s and goes on"):
+    with pytest.raises(StillRunning, match=r"api has not exited in 0.05 s and goes on"):
         stream.wait_exit(timeout=0.05).result()
     go(stream)
     assert stream.wait_exit(timeout=30).result() == Exit(3)
@@ -352,7 +352,7 @@ def test_what_is_not_there_cannot_be_attached(create, terminal):
 
 @pytest.mark.parametrize("start", ["soon", -5, 0.5])
 def test_a_place_that_makes_no_sense_is_refused_at_the_call(terminal, start):
-    with pytest.raises(InvalidRequest, match="begin|negative"):
+    with pytest.raises(InvalidRequest, match=r"begin|negative"):
         terminal.stream().attach("api", start=start)
 
 

@@ -1,4 +1,4 @@
-"""What a command is started with: its environment and its argument list, from what was asked. Runs nothing."""
+"""What a command is started with: terminals, environment and argument list, from what was asked. Runs nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import shutil
 from .errors import InvalidRequest
 from .tree import MARK
 
+MODES = ("split", "full", "none")  # of terminals: three, one, or pipes
+COLUMNS, ROWS = 120, 40
 # A pager waits for a key that nobody presses in a notebook. `-e PAGER=less` brings it back.
 NO_PAGERS = {
     "PAGER": "cat",

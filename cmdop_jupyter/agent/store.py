@@ -9,25 +9,24 @@ import os
 import re
 import shutil
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 
 from . import environment, status, tree
-from .errors import CmdopError, InvalidRequest, NameInUse, NotSupported, SessionNotFound, StartFailed, StoreRefused
+from .errors import CmdopError, InvalidRequest, NameInUse, NotSupported, SessionNotFound, StartFailed
 from .frames import FrameDecoder, encode
 from .log import DEFAULT_LIMIT, POLICIES, LogReader, check_limit
+from .places import default_root as default_root
+from .places import drop_socket, listen, make_private, reachable, write_private
 from .stopping import LOOK_EVERY, Stopping
-from .terminals import COLUMNS, MODES, ROWS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 KEEP_SECONDS = 14 * 24 * 3600.0  # ended sessions older than this are swept out
 KEEP_BYTES = 10 * 1024**3  # and the oldest ended ones, while all together are above this
-LONGEST_SOCKET_PATH = 100  # bytes; sockaddr_un has 104 to 108
 ANSWER_SECONDS = 5.0  # a supervisor that says nothing for so long is not asked again
+SWEEP_EVERY = 3600.0  # seconds between two sweeps that starts do by themselves
 TITLE = 200  # characters of the command's first line that are kept for people to recognise it
 
 
@@ -55,8 +54,8 @@ class SessionStore:
         self.folder = os.path.join(self.root, "sessions")
         self._pagers = os.path.join(self.root, "pagers")
         self.keep_seconds, self.keep_bytes = keep_seconds, keep_bytes
-        self._swept = 0.0
-        _make_private(self.folder)
+        self._swept = -SWEEP_EVERY
+        make_private(self.folder)
 
     # -- starting
 
@@ -96,8 +95,8 @@ class SessionStore:
         except BaseException:
             self._forget(folder)
             raise
-        if time.monotonic() - self._swept > 3600:
-            self._swept = time.monotonic() or 1.0
+        if time.monotonic() - self._swept > SWEEP_EVERY:
+            self._swept = time.monotonic()
             self.prune()
         return facts
 
@@ -109,8 +108,8 @@ class SessionStore:
         script = asked.get("script")
         argv = asked.get("argv")
         tty = str(asked.get("tty") or ("split" if script is not None or argv else "full"))
-        if tty not in MODES:
-            raise InvalidRequest(f"a terminal mode is one of {', '.join(MODES)}, not {tty!r}")
+        if tty not in environment.MODES:
+            raise InvalidRequest(f"a terminal mode is one of {', '.join(environment.MODES)}, not {tty!r}")
         given = asked.get("env") or {}
         if not isinstance(given, dict):
             raise InvalidRequest("env must be a mapping")
@@ -119,7 +118,10 @@ class SessionStore:
                 raise InvalidRequest(f"{key!r} cannot be set: a name has no `=`, and neither it nor a value has a NUL")
         env = environment.environment({str(key): str(value) for key, value in given.items()}, tty, self._pagers)
         shell = str(asked["shell"]) if asked.get("shell") else None
-        cwd = os.path.expanduser(str(asked.get("cwd") or os.getcwd()))
+        try:
+            cwd = os.path.abspath(os.path.expanduser(str(asked.get("cwd") or os.curdir)))
+        except FileNotFoundError:
+            raise InvalidRequest("the folder we are in is gone: say in which one to run it (--cwd)") from None
         max_log = _number(asked, "max_log", DEFAULT_LIMIT, 2**63)
         policy = str(asked.get("log_policy") or POLICIES[0])
         check_limit(max_log, policy)
@@ -142,13 +144,13 @@ class SessionStore:
             "argv": words,
             "tty": tty,
             "input": bool(asked.get("input", True)),
-            "cwd": os.path.abspath(cwd),
+            "cwd": cwd,
             "env_names": sorted(given),
-            "cols": _number(asked, "cols", COLUMNS, 65535),
-            "rows": _number(asked, "rows", ROWS, 65535),
+            "cols": _number(asked, "cols", environment.COLUMNS, 65535),
+            "rows": _number(asked, "rows", environment.ROWS, 65535),
             "max_log": max_log,
             "log_policy": policy,
-            "ephemeral": float(str(asked["ephemeral"])) if asked.get("ephemeral") else None,
+            "ephemeral": _seconds(asked, "ephemeral"),
             "owner": asked.get("owner"),
             "keep_script": bool(asked.get("keep_script")),
             "digest": asked.get("digest"),
@@ -176,20 +178,20 @@ class SessionStore:
         os.mkdir(folder, 0o700)
         os.mkdir(os.path.join(folder, "log"), 0o700)
         environment.write_pagers(self._pagers)
-        listener, facts["socket"] = _listen(folder)
+        listener, facts["socket"] = listen(folder)
         try:
             if script is not None:
-                _write_private(os.path.join(folder, "script"), script)
-            _write_private(os.path.join(folder, "status"), b"")
+                write_private(os.path.join(folder, "script"), script)
+            write_private(os.path.join(folder, "status"), b"")
             fd = os.open(os.path.join(folder, "status"), os.O_WRONLY)
             try:
                 status.write_page(fd, {"state": status.STARTING, "seq": 0, "end": 0})
             finally:
                 os.close(fd)
-            _write_private(os.path.join(folder, "session.json"), json.dumps(facts, indent=1).encode())
+            write_private(os.path.join(folder, "session.json"), json.dumps(facts, indent=1).encode())
         except BaseException:
             listener.close()
-            _drop_socket(str(facts["socket"]), folder)
+            drop_socket(str(facts["socket"]), folder)
             raise
         return listener
 
@@ -245,7 +247,7 @@ class SessionStore:
 
     def _forget(self, folder: str) -> None:
         with contextlib.suppress(SessionNotFound):
-            _drop_socket(str(self.facts(os.path.basename(folder))["socket"]), folder)
+            drop_socket(str(self.facts(os.path.basename(folder))["socket"]), folder)
         shutil.rmtree(folder, ignore_errors=True)
 
     # -- finding
@@ -307,7 +309,7 @@ class SessionStore:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(ANSWER_SECONDS)
         try:
-            with _reachable(str(self.facts(session_id)["socket"])) as place:
+            with reachable(str(self.facts(session_id)["socket"])) as place:
                 sock.connect(place)
         except BaseException:
             sock.close()
@@ -370,6 +372,12 @@ class SessionStore:
                 self._forget(self._path(session_id))
                 removed.append(session_id)
                 total -= size
+        for entry in os.listdir(self.folder):
+            folder = os.path.join(self.folder, entry)
+            with contextlib.suppress(OSError):
+                old = time.time() - os.stat(folder).st_mtime > SWEEP_EVERY
+                if old and not os.path.exists(os.path.join(folder, "session.json")):
+                    shutil.rmtree(folder)  # of a start that died half-way
         return removed
 
     # -- helpers
@@ -413,15 +421,6 @@ class SessionStore:
             os.close(fd)
 
 
-def default_root() -> str:
-    """Where sessions are kept unless somebody says otherwise."""
-    chosen = os.environ.get("CMDOP_STATE_DIR")
-    if chosen:
-        return chosen
-    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.path.join(state, "cmdop", socket.gethostname())
-
-
 def check_name(what: str, name: str) -> None:
     """Raise InvalidRequest unless `name` can be a session's id or name."""
     if not NAME.fullmatch(name):
@@ -453,76 +452,23 @@ def _all_kinds(kind: type[CmdopError]) -> list[type[CmdopError]]:
     return kinds
 
 
-def _make_private(folder: str) -> None:
-    """Make `folder` (0700), or refuse one that somebody else could change or read."""
-    try:
-        os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        for path in (os.path.dirname(folder), folder):
-            facts = os.lstat(path)
-            if facts.st_uid != os.getuid():
-                raise StoreRefused(path, f"it belongs to uid {facts.st_uid}, not to you")
-            if path == folder and (not stat.S_ISDIR(facts.st_mode) or stat.S_IMODE(facts.st_mode) & 0o077):
-                raise StoreRefused(path, f"its mode is {stat.S_IMODE(facts.st_mode):o}, it must be 700")
-            if path != folder and stat.S_IMODE(facts.st_mode) & 0o022:
-                raise StoreRefused(path, f"its mode is {stat.S_IMODE(facts.st_mode):o}: others could change it")
-    except OSError as error:
-        raise StoreRefused(folder, error.strerror or str(error)) from None
-
-
-def _write_private(path: str, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(data)
-
-
-@contextlib.contextmanager
-def _reachable(place: str) -> Iterator[str]:
-    """A path of a socket that fits into a socket address."""
-    if len(os.fsencode(place)) <= LONGEST_SOCKET_PATH or not os.path.isdir("/proc/self/fd"):
-        yield place
-        return
-    fd = os.open(os.path.dirname(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{os.path.basename(place)}"
-    finally:
-        os.close(fd)
-
-
-def _listen(folder: str) -> tuple[socket.socket, str]:
-    """A listening socket, and where: in the session's folder, or in the temp folder where that one refuses sockets."""
-    place = os.path.join(folder, "ctl")
-    try:
-        return _listen_at(place), place
-    except OSError:
-        place = os.path.join(tempfile.mkdtemp(prefix="cmdop-"), "ctl")
-    try:
-        return _listen_at(place), place
-    except OSError:
-        _drop_socket(place, folder)
-        raise
-
-
-def _listen_at(place: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with _reachable(place) as path:
-            listener.bind(path)
-        listener.listen(64)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _drop_socket(place: str, folder: str) -> None:
-    """Remove the folder of a socket that is not in its session's own."""
-    if os.path.dirname(place) != folder:
-        shutil.rmtree(os.path.dirname(place), ignore_errors=True)
-
-
 def _number(asked: dict[str, object], key: str, otherwise: int, most: int) -> int:
-    number = otherwise if asked.get(key) is None else int(str(asked[key]))
+    try:
+        number = otherwise if asked.get(key) is None else int(str(asked[key]))
+    except ValueError:
+        number = 0
     if not 0 < number <= most:
-        raise InvalidRequest(f"{key} is 1 to {most}, not {number}")
+        raise InvalidRequest(f"{key} is a whole number from 1 to {most}, not {asked[key]!r}")
     return number
+
+
+def _seconds(asked: dict[str, object], key: str) -> float | None:
+    if not asked.get(key):
+        return None
+    try:
+        seconds = float(str(asked[key]))
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e9:
+        raise InvalidRequest(f"{key} is seconds, not {asked[key]!r}")
+    return seconds

@@ -30,6 +30,7 @@ PIPE_SIZE = 256 * 1024
 DISK_RETRY = 1.0  # seconds between two tries while the disk is full
 HOLDER_LOOK = 0.1  # seconds after the exit until we ask who still holds the output
 MAX_HOLDERS = 20  # of them that are named
+DRAIN = 2 * 1024 * 1024  # bytes; more than a terminal or a pipe of ours holds
 
 
 class Supervisor:
@@ -101,10 +102,13 @@ class Supervisor:
         self._loop.run()
         self._control.close(patience=1.0)
         folder, place = self._folder, self.facts["socket"]
-        for path in (place, os.path.join(folder, "supervisor.err")):
-            remove(path)
-        if os.path.dirname(place) != folder:
-            os.rmdir(os.path.dirname(place))
+        try:
+            for path in (place, os.path.join(folder, "supervisor.err")):
+                remove(path)
+            if os.path.dirname(place) != folder:
+                os.rmdir(os.path.dirname(place))
+        except OSError:  # somebody else put something there: it is theirs to sweep
+            pass
 
     def status(self) -> dict[str, object]:
         """Everything that may change, as clients are told it.
@@ -201,7 +205,6 @@ class Supervisor:
         if closed:
             self._loop.unwatch(fd)
             self._ends.close(channel)
-            self._serve_writes()
             self._maybe_end()
 
     def _wait_for_disk(self, error: OSError) -> None:
@@ -250,6 +253,7 @@ class Supervisor:
             self._step_stop()
 
     def _on_exit(self, result: int) -> None:
+        self._drain()  # so that an exit is told behind what the command said
         code = os.waitstatus_to_exitcode(result)
         facts = exit_facts(code, stopped=self._stopping is not None, kills=tree.oom_kills() - self._kills)
         self._move(status.EXITED, exit=facts, exited_ns=time.time_ns(), exited_ms=self._mono_ms())
@@ -353,10 +357,10 @@ class Supervisor:
                     tree.send(process, signal.SIGCONT)
 
     def _drain(self) -> None:
-        """Log what the ends still hold, whoever keeps them open."""
+        """Log what the ends still hold, whoever keeps them open, and goes on writing."""
         for channel in list(self._ends.readers):
-            before = -1
-            while channel in self._ends.readers and self._log.end != before and not self._reason:
+            before, goal = -1, self._log.end + DRAIN
+            while channel in self._ends.readers and before != self._log.end < goal and not self._reason:
                 before = self._log.end
                 self._read(channel)
 

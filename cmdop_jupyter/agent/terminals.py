@@ -10,8 +10,6 @@ import termios
 
 from .light import signal
 
-MODES = ("split", "full", "none")
-COLUMNS, ROWS = 120, 40
 _OFLAG, _LFLAG, _CC = 1, 3, 6
 
 

@@ -20,7 +20,8 @@ from ..runtime import runtime
 from ..stream import Stream
 from ..streams import streams
 from ..wait import wait_all, wait_for
-from ..waiting import LAST_BYTES, last_words, no_cell, set_current_cell, set_wait_hook
+from ..waiting import LAST_BYTES, last_words
+from ..watching import no_cell, set_current_cell, set_wait_hook
 from ..words import human_bytes
 from . import completion
 from .options import CellOptions, Defaults, read_cell, read_limit, read_size
@@ -102,6 +103,7 @@ class CmdopMagics(Magics):
         set_current_cell(no_cell)
         set_wait_hook(None)
         self._uninstall()
+        self._views.close()
         streams.attach = None
         for name, value in self._given.items():
             if self._shell.user_ns.get(name) is value:

@@ -17,9 +17,9 @@ VALUES = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
+    max_leaves=4,
 )
-FRAMES = st.lists(st.tuples(st.dictionaries(st.text(), VALUES, max_size=4), st.binary(max_size=60)), max_size=6)
+FRAMES = st.lists(st.tuples(st.dictionaries(st.text(), VALUES, max_size=3), st.binary(max_size=60)), max_size=4)
 
 
 @given(frames=FRAMES, data=st.data())

@@ -106,6 +106,15 @@ def test_an_end_may_follow_what_was_accepted_without_one():
     assert keyboard.unread == b"line\n\x04"
 
 
+def test_an_end_that_comes_late_takes_nothing_back():
+    keyboard = Keyboard("api")
+    type_into(keyboard, 0, b"one\ntwo\n")
+
+    assert type_into(keyboard, 0, b"one\n", eof=True) == 8
+    assert type_into(keyboard, 8, b"three\n") == 14
+    assert keyboard.unread == b"one\ntwo\n\x04three\n"
+
+
 def test_a_pipe_is_closed_at_the_end_and_takes_nothing_more():
     keyboard = Keyboard("api")
     for _ in range(2):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from cmdop_jupyter.agent import places
 from cmdop_jupyter.agent import store as store_module
 from cmdop_jupyter.agent.errors import InvalidRequest, NameInUse, SessionNotFound, StartFailed, StoreRefused
 from cmdop_jupyter.agent.store import SessionStore, default_root
@@ -112,6 +113,10 @@ def test_the_next_free_name_is_taken_when_that_is_allowed(store, start):
         {"log_policy": "keep"},
         {"cols": 0},
         {"rows": 70000},
+        {"cols": "wide"},
+        {"ephemeral": -1},
+        {"ephemeral": "soon"},
+        {"ephemeral": float("nan")},
         {"env": {"A=B": "1"}},
         {"env": {"": "1"}},
         {"env": {"A": "nul \0"}},
@@ -148,6 +153,16 @@ def test_what_cannot_be_run_is_told_and_leaves_nothing(store, start, asked, reas
         start(tty=tty, **asked)
 
     assert os.listdir(store.folder) == []
+
+
+def test_a_folder_that_is_gone_is_told(store, start, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    with pytest.raises(InvalidRequest, match="--cwd"):
+        start("true")
+    start("true", cwd=str(tmp_path)).until_ended()
 
 
 def test_an_environment_too_large_to_start_is_told_and_leaves_nothing(store, start):
@@ -234,6 +249,24 @@ def test_a_page_that_is_written_at_the_end_is_what_is_told_afterwards(store, sta
 # -- refused, and found
 
 
+def test_on_windows_the_store_can_be_imported_and_says_what_it_needs():
+    code = """
+import os, select, socket, sys
+for name in ("fcntl", "termios", "pty", "tty", "resource", "pwd", "grp"):
+    sys.modules[name] = None
+del select.poll, socket.AF_UNIX, os.fork, os.openpty, os.O_CLOEXEC
+from cmdop_jupyter.agent import cli, store
+os.name = "nt"
+try:
+    store.SessionStore("nowhere")
+except store.NotSupported as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "need Linux or macOS" in done.stdout
+
+
 @pytest.mark.parametrize("mode", [0o750, 0o707, 0o777])
 def test_a_folder_that_is_too_open_is_refused(tmp_path, mode):
     (tmp_path / "state").mkdir(mode=0o700)
@@ -248,8 +281,9 @@ def test_a_folder_in_one_that_others_may_write_is_refused(tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o777)
 
-    with pytest.raises(StoreRefused, match="others could change it"):
+    with pytest.raises(StoreRefused, match="others could change it") as refused:
         SessionStore(str(tmp_path / "state"))
+    assert refused.value.path == str(tmp_path / "state")
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path, monkeypatch):
@@ -351,7 +385,7 @@ def test_where_the_folder_refuses_sockets_one_is_made_in_the_temp_folder_and_goe
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
-    monkeypatch.setattr(store_module.socket, "socket", Refusing)
+    monkeypatch.setattr(places.socket, "socket", Refusing)
     session = start(WAITS)
     place = Path(str(store.facts(session.id)["socket"]))
     assert place.parent.parent == tmp_path / "temp"
@@ -372,7 +406,7 @@ def test_where_no_socket_can_be_made_nothing_is_left(store, start, monkeypatch, 
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
-    monkeypatch.setattr(store_module.socket, "socket", Refusing)
+    monkeypatch.setattr(places.socket, "socket", Refusing)
 
     with pytest.raises(StartFailed, match="not permitted"):
         start(WAITS)
@@ -399,7 +433,7 @@ def test_the_command_of_a_lost_session_can_be_ended(store, start):
     session = start("trap '' HUP INT; setsid sleep 1000 & echo $!; sleep 1001 & wait; wait", tty="none")
     session.until_logged(b"\n")
     session.kill_supervisor()
-    report = store.stop_lost(session.id, 0.3)
+    report = store.stop_lost(session.id, 1.0)
 
     assert report["took"] == "TERM"
     assert {name.partition("[")[0] for name in report["ended"]} >= {"bash", "sleep"}
@@ -447,6 +481,17 @@ def test_the_oldest_ended_sessions_are_swept_until_all_fit(store, start):
     assert newest_first.prune() == [sessions[0].id, sessions[1].id]
     assert SessionStore(store.root, keep_bytes=1).prune() == [sessions[2].id]
     assert [facts["state"] for facts in store.sessions()] == ["running"]
+
+
+def test_what_a_start_that_died_left_behind_is_swept_after_an_hour(store, start):
+    start(WAITS)
+    for name in ("fresh", "old"):
+        Path(store.folder, name).mkdir(mode=0o700)
+    os.utime(Path(store.folder, "old"), (0, 0))
+
+    assert store.prune() == []
+    assert len(os.listdir(store.folder)) == 2
+    assert Path(store.folder, "fresh").exists()
 
 
 def test_a_start_sweeps_once_an_hour(store, start):

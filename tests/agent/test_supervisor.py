@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import signal
+import socket
 import struct
 import sys
 import zipapp
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import cmdop_jupyter.agent
+from cmdop_jupyter.agent.control import _is_ours
 from cmdop_jupyter.agent.errors import InvalidRequest, SessionOver
 from cmdop_jupyter.agent.frames import encode
 from cmdop_jupyter.agent.supervisor import exit_facts
@@ -89,6 +91,20 @@ def test_output_after_the_exit_is_logged_until_nobody_holds_it(start, tmp_path):
     assert session.text() == b"early\nlate\n"
 
 
+@pytest.mark.parametrize("tty", ["split", "none"])
+def test_an_exit_is_told_behind_what_the_command_said(start, tty):
+    session = start("sleep 1000 & seq 60000", tty=tty)
+
+    assert session.until_state("exited")["end"] == 348894
+
+
+def test_an_exit_is_told_although_somebody_else_goes_on_writing(start):
+    session = start("yes & sleep 0.1; exit 3", tty="none", max_log=1 << 20)
+
+    assert session.until_state("exited")["exit"] == {"code": 3}
+    assert session.stop(grace=0.1)["left"] == []
+
+
 def test_the_last_bytes_before_the_exit_are_all_there(start):
     for tty in ("split", "full", "none"):
         session = start("seq 20000; echo end >&2", tty=tty)
@@ -99,7 +115,7 @@ def test_the_last_bytes_before_the_exit_are_all_there(start):
 
 
 def test_times_and_states_come_in_order(start, store):
-    session = start("echo x; exit 1")
+    session = start("echo x; exit 1", tty="none")
     status = session.until_ended()
 
     created = store.facts(session.id)["created_ns"]
@@ -178,8 +194,8 @@ def test_a_request_that_makes_no_sense_is_answered_and_changes_nothing(start, op
 
 @pytest.mark.parametrize(
     "data",
-    [b"GET / HTTP/1.1\r\n\r\n", struct.pack(">II", 9, 0) + b"[[[[[[[[[", encode({"op": "status", "id": [1]}), b"\0"],
-    ids=["http", "no json", "a number that is none", "half a frame"],
+    [b"GET / HTTP/1.1\r\n\r\n", struct.pack(">II", 9, 0) + b"[[[[[[[[[", b"\0"],
+    ids=["http", "no json", "half a frame"],
 )
 def test_a_client_that_talks_nonsense_is_let_go_and_hurts_nobody(start, data):
     session = start("echo out; " + WAITS)
@@ -191,6 +207,15 @@ def test_a_client_that_talks_nonsense_is_let_go_and_hurts_nobody(start, data):
     wire.close()
 
     assert session.until_logged(b"out")["state"] == "running"
+
+
+def test_a_request_whose_number_is_none_hurts_nobody(start):
+    session = start(WAITS)
+    with contextlib.closing(session.connect()) as wire:
+        seq = wire.ask("status")["seq"]
+        wire.sock.sendall(encode({"op": "status", "id": [1], "seen": seq}))
+
+        assert wire.ask("status")["state"] == "running"
 
 
 def test_a_client_that_never_reads_its_answers_is_let_go(start):
@@ -210,6 +235,31 @@ def test_a_session_whose_clients_all_went_away_goes_on(start):
     session.type(b"\n")
 
     assert session.until_logged(b"out")["state"] == "running"
+
+
+def test_only_this_user_and_root_may_connect(monkeypatch):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(b"\0" + ONE.encode())  # a name that needs no folder
+    listener.listen()
+    child = os.fork()
+    if child == 0:  # somebody else; as root we may become that
+        try:
+            os.setuid(65534)
+            socket.socket(socket.AF_UNIX).connect(b"\0" + ONE.encode())
+        finally:
+            os._exit(0)
+    stranger, ours = listener.accept()[0], socket.socket(socket.AF_UNIX)
+    os.waitpid(child, 0)
+    ours.connect(b"\0" + ONE.encode())
+    friend = listener.accept()[0]
+
+    assert _is_ours(friend)
+    assert not _is_ours(stranger)
+    monkeypatch.setattr(os, "getuid", lambda: 65534)
+    assert _is_ours(stranger)
+    assert _is_ours(friend)  # root
+    for sock in (listener, stranger, ours, friend):
+        sock.close()
 
 
 # -- ephemeral
@@ -260,11 +310,33 @@ def test_a_signal_reaches_the_foreground_group(start):
     session.until_logged(b"ready")
     for name in ("USR1", "sigusr1", "10"):
         session.ask("signal", signal=name)
+    session.until_logged(b"got USR1")
     session.ask("signal", signal="TERM", call="c1")
     status = session.until_ended()
 
     assert b"got USR1" in session.text()
     assert status["exit"] == {"signal": "TERM"}
+
+
+@pytest.mark.parametrize("tty", ["split", "full", "none"])
+def test_a_signal_reaches_the_children_of_the_command_too(start, tty):
+    session = start("sh -c 'echo ready; exec sleep 1000'; echo after", tty=tty)
+    session.until_logged(b"ready")
+    session.ask("signal", signal="TERM")
+
+    assert session.until_ended()["exit"] == {"signal": "TERM"}
+    assert b"after" not in session.text()
+
+
+def test_a_signal_reaches_the_job_in_the_foreground_and_not_its_shell(start):
+    session = start(shell="bash --norc --noprofile")
+    session.type(b"sh -c 'echo in $((6 * 7)) front; exec sleep 1000'\n")
+    session.until_logged(b"in 42 front")
+    session.ask("signal", signal="INT")
+    session.type(b"echo and $((6 * 7)) again; exit 4\n")
+
+    assert session.until_ended()["exit"] == {"code": 4}
+    assert b"and 42 again" in session.text()
 
 
 def test_a_signal_repeated_with_one_call_is_sent_once(start):

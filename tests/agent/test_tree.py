@@ -68,10 +68,10 @@ def test_children_of_the_supervisor_belong_also_where_nothing_else_is_known(run,
 
 
 def test_a_process_that_ended_does_not_count(run):
-    zombie = run("true", env={tree.MARK: "s1"})
+    zombie = run("true", env={tree.MARK: "s1"}, start_new_session=True)
     os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
 
-    assert tree.members("s1") == {}
+    assert tree.members("s1", leader=zombie.pid) == {}
 
 
 def test_ps_and_proc_tell_the_same(run):
@@ -82,6 +82,10 @@ def test_ps_and_proc_tell_the_same(run):
     facts = ("pid", "parent", "group", "session", "name")
     assert {fact: getattr(asked, fact) for fact in facts} == {fact: getattr(mine, fact) for fact in facts}
     assert {mine.state, asked.state} <= {"R", "S"}
+
+
+def test_ps_does_not_count_itself():
+    assert [str(process) for process in tree._ask_ps().values() if process.parent == os.getpid()] == []
 
 
 def test_a_signal_reaches_the_process_that_was_seen_and_no_later_one_of_its_number(run):

@@ -27,7 +27,7 @@ def test_the_body_is_passed_on_untouched(notebook):
 what?
     %%cmdop --wait
 #  ümlaut ✓	tab """
-    notebook.good(f"x = 'a variable'\n")
+    notebook.good("x = 'a variable'\n")
     notebook.good(f"%%cmdop --name untouched --tty none --wait\ncat <<'END'\n{lines}\nEND\n")
 
     assert notebook.ask("untouched.read()") == f"{lines}\n".encode()
@@ -84,7 +84,7 @@ def test_a_failure_may_be_let_pass(notebook):
 
 
 def test_until_gives_the_match(notebook):
-    notebook.good(rf"%%cmdop --name served --until 'port (\d+)'" + f"\necho on port 8080\n{GO}")
+    notebook.good(r"%%cmdop --name served --until 'port (\d+)'" + f"\necho on port 8080\n{GO}")
 
     assert notebook.ask("(_[1], _.line, served.state)") == ("8080", "on port 8080", "running")
 

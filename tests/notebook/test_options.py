@@ -57,7 +57,12 @@ def test_every_option_can_be_given():
     assert request.env == {"A": "b", "C": "d=e"}
     assert (asked.until, asked.fail, asked.timeout) == ("ready (.*)", r"\bERROR\b", 90.0)
     assert (asked.view, asked.tail, asked.if_running, asked.must_succeed) == ("none", 5, "attach", False)
-    assert (request.ephemeral, request.max_log, request.log_policy, request.keep_script) == (30.0, 1024**3, "hold", True)
+    assert (request.ephemeral, request.max_log, request.log_policy, request.keep_script) == (
+        30.0,
+        1024**3,
+        "hold",
+        True,
+    )
 
 
 def test_options_have_defaults_and_a_cell_wins():
@@ -67,7 +72,13 @@ def test_options_have_defaults_and_a_cell_wins():
 
     assert (asked.if_running, asked.view, asked.tail) == ("replace", "none", 7)
     assert (asked.request.shell, asked.request.tty, asked.request.max_log) == ("fish", "none", 1_000_000)
-    assert (own.if_running, own.view, own.tail, own.request.shell, own.request.tty) == ("error", "output", 9, "sh", "full")
+    assert (own.if_running, own.view, own.tail, own.request.shell, own.request.tty) == (
+        "error",
+        "output",
+        9,
+        "sh",
+        "full",
+    )
 
 
 def test_ephemeral_without_seconds_is_a_minute_and_takes_no_word():

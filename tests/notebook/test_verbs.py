@@ -22,7 +22,7 @@ def result_of(cell) -> str:
 def test_help_lists_every_verb(notebook):
     page = result_of(notebook.good("%cmdop help"))
 
-    for verb in "ps attach tail send signal stop wait limit keep rm doctor help".split():
+    for verb in ("ps", "attach", "tail", "send", "signal", "stop", "wait", "limit", "keep", "rm", "doctor", "help"):
         assert f"%cmdop {verb}" in page
     assert result_of(notebook.good("%cmdop")) == page
 

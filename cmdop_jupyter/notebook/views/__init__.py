@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from ...stream import Stream
-    from ...waiting import WaitWatch
+    from ...watching import WaitWatch
 
 
 class Views(Protocol):
@@ -26,7 +26,11 @@ class Views(Protocol):
         ...
 
     def settle(self, stream: Stream) -> None:
-        """Bring what is shown of a stream up to date."""
+        """Bring what is shown of a stream up to date, at the latest when the cell is done."""
+        ...
+
+    def close(self) -> None:
+        """The extension is unloaded."""
         ...
 
     def say(self, text: str) -> None:

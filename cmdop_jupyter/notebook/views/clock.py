@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Protocol
+from collections.abc import Hashable
+from typing import Protocol, cast
 
 from .frames import FrameBudget
 
@@ -25,8 +26,8 @@ class Drawable(Protocol):
 class FrameClock:
     """Belongs to the I/O thread."""
 
-    def __init__(self, budget: FrameBudget[Drawable] | None = None) -> None:
-        self._budget = budget or FrameBudget[Drawable]()
+    def __init__(self, budget: FrameBudget[Hashable] | None = None) -> None:
+        self._budget = budget or FrameBudget[Hashable]()
         self._dirty: dict[Drawable, asyncio.Event] = {}
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -47,10 +48,15 @@ class FrameClock:
         if event is not None:
             await event.wait()
 
+    def sent(self, messages: int, size: int) -> None:
+        """Something was sent beyond the frames: it counts as well."""
+        self._budget.sent(asyncio.get_running_loop().time(), self, size, messages)
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._dirty:
-            for view, max_bytes in self._budget.plan(loop.time()):
+            for key, max_bytes in self._budget.plan(loop.time()):
+                view = cast(Drawable, key)
                 event = self._dirty.pop(view)
                 messages = sent = 0
                 try:

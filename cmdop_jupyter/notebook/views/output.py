@@ -16,7 +16,7 @@ import ipywidgets
 
 from ...agent.status import EXITED
 from ...agent.stopping import GRACE
-from ...errors import LogDropped
+from ...errors import LogDropped, SessionNotFound
 from ...machines.base import Status, StopReport, Tail
 from ...runtime import runtime
 from .cuts import from_offset
@@ -51,10 +51,10 @@ class OutputView:
         self._status = stream._known
         self._from = 0  # the log offset that Clear moved to
         self._paused = False
-        self._frozen = False
+        self._frozen = self._retired = False
         self._drawn_end = -1
         self._picture = self._head = ""
-        self._header_at = self._snapshot_at = 0.0
+        self._snapshot_at, self._snapshot_end = 0.0, -1
         self._snapshot_state: tuple[object, ...] = ()
         self._follower: asyncio.Task[None] | None = None
         self._stopper: asyncio.Task[StopReport] | None = None
@@ -96,9 +96,17 @@ class OutputView:
         runtime().call_later(self._begin)
 
     def _begin(self) -> None:
-        self._follower = asyncio.get_running_loop().create_task(self._follow())
+        self._follower = asyncio.get_running_loop().create_task(self._live())
 
     # -- following: what makes a frame due
+
+    async def _live(self) -> None:
+        """Follow the session to its end; then two frames more, in which its text is frozen and the widget retires."""
+        with contextlib.suppress(SessionNotFound):  # somebody removed it
+            await self._follow()
+        for _ in range(2):
+            self._clock.dirty(self)
+            await self._clock.drawn(self)
 
     async def _follow(self) -> None:
         """Mark the view dirty when there is output or another state; sleeps while there is neither."""
@@ -127,7 +135,7 @@ class OutputView:
             for task in (state, output):
                 if task is not None:
                     task.cancel()
-        await self.freeze()
+                    task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _next_output(self) -> None:
         """Return once the log goes on behind what is drawn."""
@@ -137,8 +145,8 @@ class OutputView:
                 await asyncio.get_running_loop().create_future()  # it ended; the state says so
 
     def _tick(self) -> float:
-        """Seconds until the header's times would read differently."""
-        return 1.0 if self._session.seconds(self._status) < 120 else 10.0
+        """Seconds until the header would read differently."""
+        return 1.0 if self._session.seconds(self._status) < 120 or self._rate else 10.0
 
     # -- frames, called by the clock
 
@@ -146,15 +154,15 @@ class OutputView:
         """Bring the widget up to date, with at most about `max_bytes`; return messages and bytes sent."""
         async with self._drawing:
             if self._frozen:
-                return 0, 0
+                return self._retire()
             tail = await self._machine.tail(self._session.id, TAIL_BYTES)
             self._status = tail.status
             self._drawn_end = tail.status.end
+            if not tail.status.live:
+                return await self._freeze()
             sent = []
             if self._snapshot_due():
-                bundle = self._snapshot(tail)
-                self._publish(bundle, self._text_id, True)
-                sent.append(sum(len(text.encode()) for text in bundle.values()))
+                sent.append(self._snapshot(tail))
             head = header_html(self._facts())
             if head != self._head:
                 self._head = self._header.value = head
@@ -171,9 +179,10 @@ class OutputView:
     def _paint(self, tail: Tail, max_bytes: int) -> str:
         """The picture of the tail, as HTML of about `max_bytes` at most; says exactly how many lines are not in it."""
         chunks, before = from_offset(tail.chunks, self._from)
+        cleared = bool(chunks) and chunks[0].offset == self._from
         count = self._lines
         while True:
-            lines, skipped = picture_of(self._session, chunks, count)
+            lines, skipped = picture_of(self._session, chunks, count, whole=cleared)
             picture = to_html(lines, skipped=tail.newlines_before + before + skipped)
             size = len(picture.encode())
             if size <= max_bytes or count <= 1:
@@ -203,45 +212,54 @@ class OutputView:
             return True
         return time.monotonic() - self._snapshot_at >= SNAPSHOT_SECONDS
 
-    def _snapshot(self, tail: Tail) -> Bundle:
-        self._snapshot_at = time.monotonic()
+    def _snapshot(self, tail: Tail) -> int:
+        """Renew the text; return its bytes."""
+        self._snapshot_at, self._snapshot_end = time.monotonic(), tail.status.end
         self._snapshot_state = (self._status.state, self._status.exit, self._status.held)
         lines, skipped = picture_of(self._session, tail.chunks, TAIL_LINES)
-        return snapshot_bundle(self._facts(), lines, time.time(), skipped_lines=tail.newlines_before + skipped)
+        bundle = snapshot_bundle(self._facts(), lines, time.time(), skipped_lines=tail.newlines_before + skipped)
+        self._publish(bundle, self._text_id, True)
+        return _size(bundle)
 
-    async def settle(self) -> None:
-        """Write what is known now into the text that stays: somebody waited for it."""
+    async def join(self) -> None:
+        """Bring the text that stays up to date now: somebody waited for the session, and their cell is done."""
         machine, session_id = self._machine, self._session.id
         status = await machine.status(session_id)
         if status.state == EXITED and not status.held_by:  # about to end: the text that stays is worth a moment
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_SECONDS):
                     status = await machine.status(session_id, status.seq)
-        if not status.live:
-            await self.freeze()
-            return
-        async with self._drawing:
-            if not self._frozen:
-                tail = await machine.tail(session_id, TAIL_BYTES)
-                self._status = tail.status
-                self._publish(self._snapshot(tail), self._text_id, True)
-
-    async def freeze(self) -> None:
-        """The session ended: its text stays, the widget goes."""
         async with self._drawing:
             if self._frozen:
                 return
-            bundle, self._status = await frozen(self._machine, self._session)
-            self._publish(bundle, self._text_id, True)
-            self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
-            self._frozen = True
-            self._clock.forget(self)
-            self._out.outputs = ()
-            # Seen only where the page has forgotten the display ids, as it does when it is reloaded.
-            remedy = f"the page was reloaded, so the text of this output is not here: %cmdop keep {self._session.name}"
-            self._header.value = header_html(self._facts(), note=remedy)
-            for button in (self._stop, self._pause, self._clear):
-                button.layout.display = "none"
+            messages, size = 0, 0
+            if not status.live:
+                messages, size = await self._freeze()
+            elif status.end != self._snapshot_end or self._snapshot_due():
+                tail = await machine.tail(session_id, TAIL_BYTES)
+                self._status = tail.status
+                messages, size = 1, self._snapshot(tail) + OVERHEAD
+            self._clock.sent(messages, size)
+
+    async def _freeze(self) -> tuple[int, int]:
+        """The session ended: its text stays, the widget goes. Returns messages and bytes sent."""
+        bundle, self._status = await frozen(self._machine, self._session)
+        self._publish(bundle, self._text_id, True)
+        self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
+        self._frozen = True
+        return 2, _size(bundle) + 2 * OVERHEAD
+
+    def _retire(self) -> tuple[int, int]:
+        """Leave in the widget what is seen where the page has forgotten the display ids, as it does on a reload."""
+        if self._retired:
+            return 0, 0
+        self._retired = True
+        remedy = f"the page was reloaded, so the text of this output is not here: %cmdop keep {self._session.name}"
+        self._out.outputs = ()
+        self._header.value = header_html(self._facts(), note=remedy)
+        for button in (self._stop, self._pause, self._clear):
+            button.layout.display = "none"  # one layout, so one message
+        return 3, len(self._header.value.encode()) + 3 * OVERHEAD
 
     # -- the buttons
 
@@ -260,3 +278,7 @@ class OutputView:
     def _on_clear(self) -> None:
         self._from = max(self._drawn_end, 0)
         self._clock.dirty(self)
+
+
+def _size(bundle: Bundle) -> int:
+    return sum(len(text.encode()) for text in bundle.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import time
 import uuid
@@ -22,6 +23,8 @@ from .text import shown
 
 PATIENCE = 0.4  # seconds after which a wait is worth a line
 RENEW = 1.0  # seconds between two looks of that line
+JOIN_SECONDS = 5.0  # how long the end of a cell may be kept for its texts
+OVERHEAD = 300  # bytes of a message around its text
 
 
 class PageViews:
@@ -35,6 +38,16 @@ class PageViews:
         self._shell = shell
         self._clock = runtime().wait(_make_clock())
         self._views: dict[str, list[OutputView]] = {}
+        self._joined: set[str] = set()  # sessions that somebody waited for in the cell that runs
+        self._lines: set[WaitLine] = set()  # whose ending is not shown yet
+        self._in_cell = True
+        self._between: dict[str, dict[str, Any]] = {}  # what was renewed since the last cell
+        shell.events.register("pre_run_cell", self._before_cell)
+        shell.events.register("post_run_cell", self._after_cell)
+
+    def close(self) -> None:
+        self._shell.events.unregister("pre_run_cell", self._before_cell)
+        self._shell.events.unregister("post_run_cell", self._after_cell)
 
     def show(self, stream: Stream, lines: int) -> None:
         view = OutputView(stream, self.publish, self._clock, lines=lines)
@@ -42,7 +55,7 @@ class PageViews:
         view.show()
 
     def waiting(self, streams: Sequence[Stream], what: str) -> WaitLine:
-        return WaitLine(self, streams[0], what)
+        return WaitLine(self, streams, what)
 
     def keep(self, stream: Stream) -> dict[str, str]:
         return runtime().wait(frozen(stream._machine, stream.facts))[0]
@@ -59,27 +72,53 @@ class PageViews:
 
     def publish(self, bundle: dict[str, Any], display_id: str, update: bool) -> None:
         """Put a bundle into the page, or replace the one of that display id, in whatever cell it is."""
+        if self._in_cell:
+            self._between.pop(display_id, None)
+        elif update:
+            self._between[display_id] = bundle
         self._shell.display_pub.publish(data=bundle, metadata={}, transient={"display_id": display_id}, update=update)
 
     def settle(self, stream: Stream) -> None:
-        runtime().wait(self.catch_up(stream))
+        self._joined.add(stream.session_id)
 
-    async def catch_up(self, stream: Stream) -> None:
-        """Bring the texts of a stream up to date: somebody waited for it."""
-        for view in self._views.get(stream.session_id, []):
-            await view.settle()
+    def _before_cell(self, _: object) -> None:
+        self._in_cell = True
+
+    def _after_cell(self, _: object) -> None:
+        """Before a cell is done, bring the texts up to date that it waited for.
+
+        Without a page, what is sent between two cells is lost: nbclient hears only what belongs to the cell that runs.
+        """
+        if self._joined or self._lines or self._between:
+            with contextlib.suppress(TimeoutError):
+                runtime().wait(self._catch_up(), timeout=JOIN_SECONDS)
+        self._in_cell = False
+
+    async def _catch_up(self) -> None:
+        between, self._between = self._between, {}
+        for display_id, bundle in between.items():
+            self.publish(bundle, display_id, True)
+            self._clock.sent(1, sum(len(str(text)) for text in bundle.values()) + OVERHEAD)
+        joined, self._joined = self._joined, set()
+        for line in list(self._lines):
+            self._clock.sent(*await line.draw(0))
+        for view in [view for session_id in joined for view in self._views.get(session_id, [])]:
+            with contextlib.suppress(CmdopError):
+                await view.join()
 
 
 class WaitLine:
     """One line in the cell that waits: pattern, stream, elapsed, newest line; then how it ended."""
 
-    def __init__(self, views: PageViews, stream: Stream, what: str) -> None:
-        self._views, self._stream = views, stream
-        self._where = f"{what} in {stream.name}" if what.startswith("/") else f"{stream.name} {what}"
+    def __init__(self, views: PageViews, streams: Sequence[Stream], what: str) -> None:
+        self._views, self._machine, self._sessions = views, streams[0]._machine, [one.session_id for one in streams]
+        name = streams[0].name if len(streams) == 1 else f"{len(streams)} streams"
+        self._name, self._where = name, f"{what} in {name}" if what.startswith("/") else f"{name} {what}"
         self._began = time.monotonic()
         self._id = uuid.uuid4().hex
         self._cell = contextvars.copy_context()  # what it shows first belongs to the cell that called
         self._shown = False
+        self._ending: str | None = None  # how it ended, once it did
         self._task: asyncio.Task[None] | None = None
         runtime().call_later(self._begin)
 
@@ -89,23 +128,46 @@ class WaitLine:
     async def _renew(self) -> None:
         await asyncio.sleep(PATIENCE)
         while True:
-            try:
-                tail = await self._stream._machine.tail(self._stream.session_id, LAST_BYTES)
-            except CmdopError:
-                return
-            newest = last_words(tail.chunks)
-            last = f" · {newest[-1].text[:100]}" if newest else ""
-            self._put(f"… waiting for {self._where}, {self._elapsed()}{last}")
+            self._views._clock.dirty(self)
             await asyncio.sleep(RENEW)
+
+    async def draw(self, max_bytes: int) -> tuple[int, int]:
+        """See `Drawable`."""
+        newest = await self._newest() if self._ending is None else ""
+        if self._ending is None:
+            text = f"… waiting for {self._where}, {self._elapsed()}{newest}"
+        elif self._shown:
+            text = self._ending
+        else:
+            return 0, 0  # over before there was a line
+        bundle = {"text/plain": shown(text)}
+        if self._shown:
+            self._views.publish(bundle, self._id, True)
+        else:
+            self._shown = True
+            self._cell.run(self._views.publish, bundle, self._id, False)
+        if self._ending is not None:
+            self._views._lines.discard(self)
+        return 1, len(text) + OVERHEAD
+
+    async def _newest(self) -> str:
+        """The newest line, where there is one stream."""
+        lines = []
+        if len(self._sessions) == 1:
+            with contextlib.suppress(CmdopError):
+                lines = last_words((await self._machine.tail(self._sessions[0], LAST_BYTES)).chunks)
+        return f" · {lines[-1].text[:100]}" if lines else ""
 
     async def done(self, outcome: object) -> None:
         if self._task is not None:
             self._task.cancel()
+        self._views._joined.update(self._sessions)
+        self._ending = self._words(outcome)
         if self._shown:
-            self._put(self._ending(outcome))
-        await self._views.catch_up(self._stream)
+            self._views._lines.add(self)
+            self._views._clock.dirty(self)
 
-    def _ending(self, outcome: object) -> str:
+    def _words(self, outcome: object) -> str:
         where = self._where
         if isinstance(outcome, Match):
             return f"✓ {where} after {self._elapsed()} · {outcome.line[:100]}"
@@ -114,19 +176,11 @@ class WaitLine:
         if isinstance(outcome, BaseException):
             return ""  # the error says it
         if isinstance(outcome, Exit):
-            return f"{'✓' if outcome.ok else '✗'} {self._stream.name}: {outcome} after {self._elapsed()}"
+            return f"{'✓' if outcome.ok else '✗'} {self._name}: {outcome} after {self._elapsed()}"
         return f"✓ {where} after {self._elapsed()}"
 
     def _elapsed(self) -> str:
         return human_seconds(time.monotonic() - self._began)
-
-    def _put(self, text: str) -> None:
-        bundle = {"text/plain": shown(text)}
-        if self._shown:
-            self._views.publish(bundle, self._id, True)
-        else:
-            self._shown = True
-            self._cell.run(self._views.publish, bundle, self._id, False)
 
 
 async def _make_clock() -> FrameClock:

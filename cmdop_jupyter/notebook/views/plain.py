@@ -6,10 +6,15 @@ import asyncio
 import sys
 from collections.abc import Hashable, Sequence
 
+from ...agent.log import CHANNELS, Chunk
 from ...errors import CmdopError, LogDropped
+from ...lines import LONGEST_LINE
+from ...machines.base import Machine
 from ...runtime import runtime
 from ...stream import Stream
+from .fold import StyledLine, fold
 from .record import frozen
+from .text import shown, to_ansi, to_text
 
 READ_SIZE = 64 * 1024
 
@@ -18,68 +23,108 @@ class PlainViews:
     """See `Views`. What a stream printed is shown once, up to the end of each wait."""
 
     def __init__(self) -> None:
-        self._printed: dict[str, int] = {}  # by session: the offset up to which it was shown
+        self._printers: dict[str, Printer] = {}  # by session
+
+    def close(self) -> None:
+        return None
 
     def show(self, stream: Stream, lines: int) -> None:
-        self._printed.setdefault(stream.session_id, 0)
+        if stream.session_id not in self._printers:
+            self._printers[stream.session_id] = Printer(stream._machine, stream.session_id)
         self.say(repr(stream))
 
     def waiting(self, streams: Sequence[Stream], what: str) -> Printing:
-        return Printing(self._printed, streams[0])
+        return Printing([self._printers[one.session_id] for one in streams if one.session_id in self._printers])
 
     def keep(self, stream: Stream) -> dict[str, str]:
         return runtime().wait(frozen(stream._machine, stream.facts))[0]
 
     def settle(self, stream: Stream) -> None:
-        if stream.session_id in self._printed:
-            runtime().wait(Printing(self._printed, stream).rest())
+        if stream.session_id in self._printers:
+            runtime().wait(self._printers[stream.session_id].rest())
 
     def say(self, text: str) -> None:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(shown(text) + "\n")
 
     def current_cell(self) -> tuple[Hashable, Hashable] | None:
         return None
 
 
 class Printing:
-    """Prints a stream's output as it comes, for as long as a wait lasts."""
+    """Prints the output of sessions as it comes, for as long as a wait lasts."""
 
-    def __init__(self, printed: dict[str, int], stream: Stream) -> None:
-        self._printed, self._stream = printed, stream
-        self._task: asyncio.Task[None] | None = None
-        if stream.session_id in printed:
-            runtime().call_later(self._begin)
+    def __init__(self, printers: Sequence[Printer]) -> None:
+        self._printers = printers
+        self._tasks: list[asyncio.Task[None]] = []
+        runtime().call_later(self._begin)
 
     def _begin(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._print(follow=True))
+        self._tasks = [asyncio.get_running_loop().create_task(printer.follow()) for printer in self._printers]
 
     async def done(self, outcome: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            await self.rest()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for printer in self._printers:
+            await printer.rest()
+
+
+class Printer:
+    """Prints what one session printed, each line once and whole: as text, in colour where there is a terminal."""
+
+    def __init__(self, machine: Machine, session_id: str) -> None:
+        self._machine, self._id = machine, session_id
+        self._offset = 0  # up to which the log was taken
+        self._unfinished: dict[str, bytes] = {}  # by channel: what has no newline yet
+
+    async def follow(self) -> None:
+        """Print what comes until the session has ended."""
+        while await self._step(follow=True):
+            pass
 
     async def rest(self) -> None:
-        """Print what is there and was not shown."""
-        await self._print(follow=False)
+        """Print what is there, unfinished lines too."""
+        while await self._step(follow=False):
+            pass
+        for channel, data in self._unfinished.items():
+            self._write(channel, [Chunk(0, channel, 0, 0, data)])
+        self._unfinished.clear()
 
-    async def _print(self, *, follow: bool) -> None:
-        machine, session_id = self._stream._machine, self._stream.session_id
-        read = machine.read if follow else machine.read_nowait
-        while True:
-            offset = self._printed[session_id]
-            try:
-                chunks = await read(session_id, offset, READ_SIZE)
-            except LogDropped as gap:
-                sys.stdout.write(f"\n[{gap}]\n")
-                self._printed[session_id] = gap.first
-                continue
-            except CmdopError:
-                return
-            if not chunks:
-                return
-            for chunk in chunks:
-                out = sys.stderr if chunk.channel == "stderr" else sys.stdout
-                out.write(chunk.data.decode("utf-8", "replace"))
-                out.flush()
-            self._printed[session_id] = chunks[-1].end
+    async def _step(self, *, follow: bool) -> bool:
+        offset = self._offset
+        try:
+            read = self._machine.read if follow else self._machine.read_nowait
+            chunks = await read(self._id, offset, READ_SIZE)
+        except LogDropped as gap:
+            if self._offset == offset and gap.first > offset:
+                self._offset = gap.first
+                sys.stdout.write(f"[{gap}]\n")
+                return True
+            return False
+        except CmdopError:
+            return False
+        if self._offset == offset and chunks:  # else another wait has printed it meanwhile
+            self._offset = chunks[-1].end
+            self._print(chunks)
+        return bool(chunks)
+
+    def _print(self, chunks: Sequence[Chunk]) -> None:
+        for chunk in chunks:
+            data = self._unfinished.pop(chunk.channel, b"") + chunk.data
+            end = data.rfind(b"\n") + 1
+            if end:
+                self._write(chunk.channel, [Chunk(0, chunk.channel, 0, 0, data[:end])])
+            rest = data[end:]
+            if len(rest) > LONGEST_LINE:
+                self._write(chunk.channel, [Chunk(0, chunk.channel, 0, 0, rest)])
+            elif rest:
+                self._unfinished[chunk.channel] = rest
+
+    def _write(self, channel: str, chunks: Sequence[Chunk]) -> None:
+        """Print finished lines, as they look in the end."""
+        count = sum(chunk.data.count(b"\n") for chunk in chunks) + len(CHANNELS)
+        lines: list[StyledLine] = fold(chunks, max_lines=count, from_start=True)
+        out = sys.stderr if channel == "stderr" else sys.stdout
+        render = to_ansi if out.isatty() else to_text
+        out.write(render(lines) + "\n")
+        out.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...agent.log import Chunk
+from ...agent.log import CHANNELS, Chunk
 from ...errors import LogDropped
 from ...machines.base import Machine, SessionFacts, Status
 from .cuts import begins_with_line, first_lines, last_lines
@@ -41,12 +41,25 @@ def facts_of(
     )
 
 
-def picture_of(facts: SessionFacts, chunks: Sequence[Chunk], count: int) -> tuple[list[StyledLine], int]:
-    """The last `count` lines of a tail as they look, and how many lines of it are in front of them."""
+def picture_of(
+    facts: SessionFacts, chunks: Sequence[Chunk], count: int, *, whole: bool = False
+) -> tuple[list[StyledLine], int]:
+    """The last `count` lines of a tail as they look, and how many lines of it are in front of them.
+
+    Args:
+        whole: The tail begins where a line does.
+    """
     kept, cut = last_lines(chunks, count)
-    whole = begins_with_line(kept, cut)
+    whole = whole or begins_with_line(kept, cut)
     columns = facts.cols if facts.tty == "full" else None
-    return fold(kept, max_lines=count, columns=columns, from_start=whole), cut + (bool(kept) and not whole)
+    # Each channel may have an unfinished line, which is shown however old it is.
+    lines = fold(kept, max_lines=count + len(CHANNELS), columns=columns, from_start=whole)
+    return lines, cut + (not whole and has_newline(kept))
+
+
+def has_newline(chunks: Sequence[Chunk]) -> bool:
+    """Whether the line with which `chunks` begin ends in them."""
+    return any(b"\n" in chunk.data for chunk in chunks if chunk.channel == chunks[0].channel)
 
 
 async def frozen(machine: Machine, facts: SessionFacts) -> tuple[Bundle, Status]:
