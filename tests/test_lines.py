@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -243,4 +241,3 @@ def test_lines_share_nothing_with_the_next_log():
     assembler.end()
 
     assert [line.text for line in assembler.feed(Chunk(0, "stdout", 0, 0, b"\n"))] == [""]
-    assert all(first.end <= second.start for first, second in pairwise(all_lines([Chunk(0, "tty", 0, 0, b"a\nb\nc")])))

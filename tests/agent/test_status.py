@@ -58,12 +58,15 @@ def test_facts_that_fit_are_kept_as_they_are(page):
 def test_a_report_of_a_thousand_processes_is_cut_until_it_fits(page):
     path, fd = page
     names = [f"worker[{number}]" for number in range(1000)]
-    write_page(fd, {"state": "exited", "stopped": {"took": "KILL", "ended": names, "left": []}})
+    facts = {"state": "exited", "stopped": {"took": "KILL", "ended": names, "left": []}}
+    write_page(fd, facts)
 
     told = read_page(str(path))["stopped"]
     assert told["took"] == "KILL"
     assert told["ended"] == names[: len(told["ended"])]
     assert 50 < len(told["ended"]) < 1000
+    assert facts["stopped"]["ended"] == names  # what was handed over is not cut
+    assert len(names) == 1000
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_flood_is_printed_whole_and_in_order(run):
 def test_several_waits_at_once_print_each_line_once(run):
     done = run(
         f"%%cmdop --name api --tty none\n{GO}; seq 100; exec sleep 1000",
-        "waits = [wait_for('^100$', 'api') for _ in range(3)]; api.send_input('\\n')",
+        "waits = [wait_for('^100$', 'api') for _ in range(3)]; _ = api.send_input('\\n')",
         "for wait in waits: wait.result()",
         "_ = api.stop().result()",
     )

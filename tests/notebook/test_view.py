@@ -100,6 +100,7 @@ def worst_second(sent: list[tuple[float, int]]) -> tuple[int, int]:
 
 @pytest.mark.parametrize("count", [1, 10])
 def test_a_flood_stays_within_the_budget(own_notebook, count, record_property):
+    own_notebook.page = True
     own_notebook.load()
     views = []
     for number in range(count):
@@ -271,6 +272,16 @@ def test_what_was_cleared_counts_as_not_shown(show, notebook):
     view.until(lambda: "110" in view.text)
 
     assert shown_and_skipped(view.text) == ([str(number) for number in range(101, 111)], 100)
+
+
+def test_the_text_follows_what_was_waited_for(own_notebook):
+    own_notebook.page = True
+    own_notebook.load()
+    cell = own_notebook.good(f"%%cmdop --name joined\necho one; {GO}; echo two; {GO}; echo three; {STAY}")
+    for line in ("one", "two", "three"):
+        own_notebook.good(f"await wait_for('^{line}$', 'joined')")
+        own_notebook.wait_until(lambda line=line: f"\n{line}" in cell.text)
+        own_notebook.good("await joined.send_input('\\n')")
 
 
 def test_two_views_of_one_session_show_the_same(show, notebook):

@@ -51,7 +51,7 @@ class OutputView:
         self._status = stream._known
         self._from = 0  # the log offset that Clear moved to
         self._paused = False
-        self._frozen = self._retired = False
+        self._frozen = self._retired = self._text_wanted = False
         self._drawn_end = -1
         self._picture = self._head = ""
         self._snapshot_at, self._snapshot_end = 0.0, -1
@@ -208,12 +208,13 @@ class OutputView:
 
     def _snapshot_due(self) -> bool:
         state = (self._status.state, self._status.exit, self._status.held)
-        if state != self._snapshot_state:
+        if state != self._snapshot_state or (self._text_wanted and self._status.end != self._snapshot_end):
             return True
         return time.monotonic() - self._snapshot_at >= SNAPSHOT_SECONDS
 
     def _snapshot(self, tail: Tail) -> int:
         """Renew the text; return its bytes."""
+        self._text_wanted = False
         self._snapshot_at, self._snapshot_end = time.monotonic(), tail.status.end
         self._snapshot_state = (self._status.state, self._status.exit, self._status.held)
         lines, skipped = picture_of(self._session, tail.chunks, TAIL_LINES)
@@ -221,8 +222,13 @@ class OutputView:
         self._publish(bundle, self._text_id, True)
         return _size(bundle)
 
+    def want_text(self) -> None:
+        """Bring the text that stays up to date with the next frame: somebody waited for the session."""
+        self._text_wanted = True
+        self._clock.dirty(self)
+
     async def join(self) -> None:
-        """Bring the text that stays up to date now: somebody waited for the session, and their cell is done."""
+        """Bring the text that stays up to date now: somebody waited for it, and their cell is done."""
         machine, session_id = self._machine, self._session.id
         status = await machine.status(session_id)
         if status.state == EXITED and not status.held_by:  # about to end: the text that stays is worth a moment

@@ -64,7 +64,7 @@ class PageViews:
         self.publish({"text/plain": shown(text)}, uuid.uuid4().hex, False)
 
     def current_cell(self) -> tuple[Hashable, Hashable] | None:
-        parent = self._shell.get_parent() if hasattr(self._shell, "get_parent") else {}
+        parent = self._parent()
         cell = (parent.get("metadata") or {}).get("cellId")
         execution = (parent.get("header") or {}).get("msg_id")
         # A front end that names no cells has none run twice: by its code, two cells alike would be one.
@@ -85,14 +85,30 @@ class PageViews:
         self._in_cell = True
 
     def _after_cell(self, _: object) -> None:
-        """Before a cell is done, bring the texts up to date that it waited for.
+        """A cell is done: the texts of what it waited for are due, and where nobody looks they must be there now.
 
         Without a page, what is sent between two cells is lost: nbclient hears only what belongs to the cell that runs.
         """
-        if self._joined or self._lines or self._between:
+        if self._has_page():
+            self._between.clear()
+            runtime().call_later(self._want_texts)
+        elif self._joined or self._lines or self._between:
             with contextlib.suppress(TimeoutError):
                 runtime().wait(self._catch_up(), timeout=JOIN_SECONDS)
         self._in_cell = False
+
+    def _has_page(self) -> bool:
+        """Whether somebody could type an answer into the cell that runs; programs that run notebooks say no."""
+        return bool((self._parent().get("content") or {}).get("allow_stdin"))
+
+    def _parent(self) -> dict[str, Any]:
+        """The request that is being answered."""
+        return dict(self._shell.get_parent()) if hasattr(self._shell, "get_parent") else {}
+
+    def _want_texts(self) -> None:
+        joined, self._joined = self._joined, set()
+        for view in [view for session_id in joined for view in self._views.get(session_id, [])]:
+            view.want_text()
 
     async def _catch_up(self) -> None:
         between, self._between = self._between, {}
