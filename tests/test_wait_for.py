@@ -479,20 +479,26 @@ async def test_wait_all_fails_with_the_first_that_fails(terminal):
 PIECES = (b"port 80", b"80\n", b"ready\n", b"\xc3", b"\xa9\n", b"\r", b"a prompt> ", b"\x1b[31mERROR\x1b[0m\n")
 WRITER = """
 import os, sys, time
-for channel, text, pause in {plan!r}:
-    os.write(channel, text)
+child = os.fork()
+for channel, text, pause in {late!r} if child == 0 else {plan!r}:
     time.sleep(pause)
-sys.exit({code})
+    os.write(channel, text)
+os._exit({code})
 """
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(5))
 async def test_live_and_from_history_a_wait_gives_one_answer(terminal, seed):
     chance = random.Random(seed)
-    plan = [
-        (chance.choice((1, 1, 2)), chance.choice(PIECES), chance.choice((0, 0, 0.01, 0.06, 0.15))) for _ in range(12)
+    plan, late = [
+        [
+            (chance.choice((1, 1, 2)), chance.choice(PIECES), chance.choice((0, 0, 0.01, 0.06, 0.15)))
+            for _ in range(count)
+        ]
+        for count in (6, 8)
     ]
-    stream = await terminal.create(command=WRITER.format(plan=plan, code=seed % 2), shell=sys.executable, tty="none")
+    script = WRITER.format(plan=plan, late=late, code=seed % 2)
+    stream = await terminal.create(command=script, shell=sys.executable, tty="none")
     asked = [
         {"pattern": r"port (\d+)"},
         {"pattern": [r"é", r"\$ $", "> $"], "settle": 0.1},
@@ -502,7 +508,8 @@ async def test_live_and_from_history_a_wait_gives_one_answer(terminal, seed):
     ]
 
     live = await asyncio.gather(*(answer(stream, **one) for one in asked))
-    await stream
+    async for _ in stream.chunks():
+        pass
     history = await asyncio.gather(*(answer(stream, **one) for one in asked))
 
     assert live == history

@@ -249,7 +249,7 @@ class _Control(asyncio.Protocol):
         self._waiting.clear()
 
     async def ask(self, header: dict[str, object], body: bytes = b"") -> dict[str, Any]:
-        if self.gone or self._transport is None:
+        if self.gone or self._transport is None or self._transport.is_closing():
             raise _Gone("the supervisor went away")
         number = next(self._numbers)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()

@@ -9,14 +9,15 @@ _LOADED = "_cmdop_magics"
 
 def load(shell: Any) -> None:
     """Register the magics, put `wait_for`, `wait_all` and `cmdop` into the namespace, tell what still runs."""
-    from .magics import CmdopMagics
+    from .magics import CmdopMagics, sessions_of_others
 
     if getattr(shell, _LOADED, None) is not None:
         return
+    running = sessions_of_others()  # raises where sessions cannot be kept, and nothing is loaded
     magics = CmdopMagics(shell)
     shell.register_magics(magics)
     setattr(shell, _LOADED, magics)
-    magics.begin()
+    magics.begin(running)
 
 
 def unload(shell: Any) -> None:

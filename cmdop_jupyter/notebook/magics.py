@@ -73,8 +73,8 @@ class CmdopMagics(Magics):
 
     # -- life
 
-    def begin(self) -> None:
-        """Fill the namespace, follow cells, and tell which sessions of earlier kernels still run."""
+    def begin(self, running: list[str]) -> None:
+        """Fill the namespace, follow cells, and tell which sessions of earlier kernels are `running`."""
         set_current_cell(self._current_cell)
         set_wait_hook(self._views.waiting)
         streams.attach = attached
@@ -82,7 +82,7 @@ class CmdopMagics(Magics):
         taken = []
         for name, value in (("wait_for", wait_for), ("wait_all", wait_all), ("cmdop", streams)):
             held = self._shell.user_ns.get(name, value)
-            if held is value or getattr(held, "__module__", "").startswith("cmdop_jupyter"):
+            if held is value or (getattr(held, "__module__", "") or "").startswith("cmdop_jupyter"):
                 self._shell.user_ns[name] = self._given[name] = value
             else:
                 taken.append(name)
@@ -91,10 +91,8 @@ class CmdopMagics(Magics):
             words.append(
                 f"{', '.join(taken)}: taken by a variable of yours, so not replaced (import it from cmdop_jupyter)"
             )
-        running = [facts for facts, status in runtime().wait(machine().sessions()) if status.live]
         if running:
-            names = ", ".join(facts.name for facts in running)
-            words.append(f"still running: {names}; `%cmdop attach NAME` brings one back")
+            words.append(f"still running: {', '.join(running)}; `%cmdop attach NAME` brings one back")
         if words:
             self._views.say("cmdop_jupyter: " + ". ".join(words))
 
@@ -258,6 +256,13 @@ class CmdopMagics(Magics):
 
     def _current_cell(self) -> tuple[Hashable, Hashable] | None:
         return self._views.current_cell()
+
+
+def sessions_of_others() -> list[str]:
+    """Names of the sessions that run and have no stream here."""
+    ours = {stream.session_id for stream in streams.values()}
+    found = runtime().wait(machine().sessions())
+    return [facts.name for facts, status in found if status.live and facts.id not in ours]
 
 
 def where_of(stream: Stream) -> Machine:

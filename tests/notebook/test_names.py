@@ -128,7 +128,7 @@ def test_what_is_taken_is_not_replaced_by_loading(own_notebook):
 def test_loading_twice_and_unloading_change_nothing_else(own_notebook):
     own_notebook.load()
     own_notebook.good(f"%%cmdop --name kept\n{STAY}")
-    own_notebook.good("%reload_ext cmdop_jupyter")
+    assert own_notebook.good("%reload_ext cmdop_jupyter").text == ""
     assert own_notebook.ask("(kept.state, callable(wait_for))") == ("running", True)
 
     own_notebook.good("%unload_ext cmdop_jupyter")
@@ -144,3 +144,16 @@ def test_a_configuration_that_makes_no_sense_is_refused(notebook, line):
     cell = notebook.run(f"%config CmdopMagics.{line}")
 
     assert cell.stderr.startswith("ERROR")
+
+
+def test_where_sessions_cannot_be_kept_loading_says_so_and_can_be_tried_again(own_notebook, state_dir):
+    state_dir.mkdir(mode=0o777)
+    state_dir.chmod(0o777)
+
+    cell = own_notebook.load()
+
+    assert (cell.error.ename, len(cell.error.traceback)) == ("StoreRefused", 1)
+    assert own_notebook.ask("'wait_for' in globals()") is False
+    state_dir.chmod(0o700)
+    own_notebook.good("%load_ext cmdop_jupyter")
+    own_notebook.good("%%cmdop --name first --wait\ntrue")

@@ -261,7 +261,7 @@ class OutputView:
             return 0, 0
         self._retired = True
         remedy = f"the page was reloaded, so the text of this output is not here: %cmdop keep {self._session.name}"
-        self._out.outputs = ()
+        self._out.outputs, self._picture = (), ""
         self._header.value = header_html(self._facts(), note=remedy)
         for button in (self._stop, self._pause, self._clear):
             button.layout.display = "none"  # one layout, so one message
