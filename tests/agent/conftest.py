@@ -27,7 +27,7 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._decoder = FrameDecoder()
+        self.decoder = FrameDecoder()
         self._numbers = itertools.count(1)
         self.answers: dict[object, dict[str, Any]] = {}
         sock.settimeout(PATIENCE)
@@ -44,7 +44,7 @@ class Wire:
             data = self.sock.recv(65536)
             if not data:
                 raise ConnectionError("the supervisor went away")
-            for header, _ in self._decoder.feed(data):
+            for header, _ in self.decoder.feed(data):
                 self.answers[header.pop("id")] = header
         return raise_answer(self.answers.pop(number))
 

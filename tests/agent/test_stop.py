@@ -60,8 +60,9 @@ def test_a_program_gets_one_int_only(start, tty):
     assert b"INT came 1 times" in session.text()
 
 
-def test_a_program_that_made_its_terminal_raw_gets_its_int_too(start):
-    session = start(f"stty raw -echo; exec {shlex.quote(sys.executable)} -c {shlex.quote(COUNTS_INTS)}")
+@pytest.mark.parametrize("mode", ["raw -echo", "intr undef"])
+def test_a_program_whose_terminal_makes_no_int_of_a_key_gets_it_too(start, mode):
+    session = start(f"stty {mode}; exec {shlex.quote(sys.executable)} -c {shlex.quote(COUNTS_INTS)}")
     session.until_logged(b"ready")
     session.stop(grace=30.0)
     session.until_ended()
@@ -153,10 +154,10 @@ def test_a_stopped_job_is_woken_so_that_it_can_end(start):
     assert report["left"] == []
 
 
-def test_a_server_in_the_background_survives_the_script_and_goes_with_a_stop(start):
-    server = "import time; print('listening', flush=True); time.sleep(1000)"
-    session = start(f"{shlex.quote(sys.executable)} -c {shlex.quote(server)} &")
-    session.until_logged(b"listening")
+def test_a_server_in_the_background_survives_the_script_and_goes_with_a_stop(start, tmp_path):
+    server = "import time; print('listening', flush=True); open('ready', 'w').close(); time.sleep(1000)"
+    python = f"{shlex.quote(sys.executable)} -c {shlex.quote(server)}"
+    session = start(f"{python} & until [ -e ready ]; do sleep 0.01; done", cwd=str(tmp_path))
     status = session.until(lambda status: bool(status.get("held_by")))
     assert status["state"] == "exited"
     assert status["exit"] == {"code": 0}
