@@ -28,7 +28,7 @@ class Served:
         listener.bind(self._place)
         listener.listen()
         self.loop, self.seq, self.end, self.done = Loop(), 1, 0, 0
-        handlers = {"refuse": self._refuse, "count": self._count, "later": lambda *_: None}
+        handlers = {"refuse": self._refuse, "count": self._count}
         self.control = Control(self.loop, listener, handlers, self.status, lambda _: None)
 
     def status(self) -> dict[str, object]:
@@ -58,6 +58,12 @@ class Served:
         except BlockingIOError:
             pass
         return number in wire.answers
+
+    def ask(self, wire: Wire, op: str, **facts: object) -> dict[str, object]:
+        number = wire.send(op, **facts)
+        while not self.told(wire, number):
+            self.run()
+        return wire.answer(number)
 
     @staticmethod
     def _refuse(*_: object) -> object:
@@ -94,13 +100,10 @@ def test_what_the_system_refuses_is_told_and_the_next_request_is_served(served, 
 
 def test_a_call_is_done_once_for_a_thousand_calls(served, wire):
     for number in range(control.REMEMBERED):
-        wire.send("count", call=f"c{number}")
-        served.run()
-    again, new = wire.send("count", call="c0"), wire.send("count")
-    served.run()
+        assert served.ask(wire, "count", call=f"c{number}") == {"done": number + 1}
 
-    assert wire.answer(again) == {"done": 1}
-    assert wire.answer(new) == {"done": control.REMEMBERED + 1}
+    assert served.ask(wire, "count", call="c0") == {"done": 1}
+    assert served.ask(wire, "count") == {"done": control.REMEMBERED + 1}
 
 
 def test_whoever_is_in_step_waits_and_whoever_is_behind_is_told(served, wire):
@@ -155,7 +158,5 @@ def test_clients_that_find_no_descriptor_left_are_taken_later(served, wire, monk
         served.run(0.1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    number = other.send("count")
-    while not served.told(other, number):
-        served.run(0.01)
+    assert served.ask(other, "count") == {"done": 1}
     other.close()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cmdop_jupyter.agent import places
+from cmdop_jupyter.agent import places, status
 from cmdop_jupyter.agent import store as store_module
 from cmdop_jupyter.agent.errors import InvalidRequest, NameInUse, SessionNotFound, StartFailed, StoreRefused
 from cmdop_jupyter.agent.store import SessionStore, default_root
@@ -395,6 +395,9 @@ def test_where_the_folder_refuses_sockets_one_is_made_in_the_temp_folder_and_goe
     session.until_ended()
     with pytest.raises(StartFailed):
         start("#!/not/there\n")
+    monkeypatch.setattr(status, "PAGE", "no size")  # whatever fails once there is a socket
+    with pytest.raises(TypeError):
+        start(WAITS)
 
     assert list((tmp_path / "temp").iterdir()) == []
 
@@ -474,11 +477,11 @@ def test_the_oldest_ended_sessions_are_swept_until_all_fit(store, start):
     for number in range(4):
         sessions.append(start(f"head -c 100000 /dev/zero; test {number} != 3 || {WAITS}"))
         sessions[-1].until(lambda status: status["end"] == 100_000, output=True)
-    for session in sessions[:3]:
+    for session, age in zip(sessions[:3], (20, 30, 10), strict=True):
         session.until_ended()
-    newest_first = SessionStore(store.root, keep_bytes=250_000)
+        os.utime(session.folder / "status", (time.time() - age, time.time() - age))
 
-    assert newest_first.prune() == [sessions[0].id, sessions[1].id]
+    assert SessionStore(store.root, keep_bytes=250_000).prune() == [sessions[1].id, sessions[0].id]
     assert SessionStore(store.root, keep_bytes=1).prune() == [sessions[2].id]
     assert [facts["state"] for facts in store.sessions()] == ["running"]
 
