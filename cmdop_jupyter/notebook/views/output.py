@@ -63,6 +63,15 @@ class OutputView:
         self._rate_from = (0.0, 0)
         self._make_widgets()
 
+    @property
+    def session_id(self) -> str:
+        return self._session.id
+
+    @property
+    def final(self) -> bool:
+        """Whether the text that stays is there."""
+        return self._frozen
+
     def _make_widgets(self) -> None:
         name = self._session.name
         small = {"layout": ipywidgets.Layout(width="auto", height="26px")}
@@ -227,10 +236,14 @@ class OutputView:
         self._text_wanted = True
         self._clock.dirty(self)
 
-    async def join(self) -> None:
-        """Bring the text that stays up to date now: somebody waited for it, and their cell is done."""
+    async def join(self, *, waited_for: bool) -> None:
+        """Bring the text that stays up to date now: a cell is done that waited for it, or the session has ended."""
+        if self.final:
+            return
         machine, session_id = self._machine, self._session.id
         status = await machine.status(session_id)
+        if status.live and not waited_for:
+            return
         if status.state == EXITED and not status.held_by:  # about to end: the text that stays is worth a moment
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_SECONDS):

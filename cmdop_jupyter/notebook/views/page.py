@@ -37,11 +37,11 @@ class PageViews:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._clock = runtime().wait(_make_clock())
-        self._views: dict[str, list[OutputView]] = {}
+        self._views: list[OutputView] = []  # those whose text is not final yet
         self._joined: set[str] = set()  # sessions that somebody waited for in the cell that runs
         self._lines: set[WaitLine] = set()  # whose ending is not shown yet
-        self._in_cell = True
-        self._between: dict[str, dict[str, Any]] = {}  # what was renewed since the last cell
+        self._cell: object | None = object()  # stands for the one that runs
+        self._between: dict[str, dict[str, Any]] = {}  # what was renewed while none did
         shell.events.register("pre_run_cell", self._before_cell)
         shell.events.register("post_run_cell", self._after_cell)
 
@@ -51,7 +51,7 @@ class PageViews:
 
     def show(self, stream: Stream, lines: int) -> None:
         view = OutputView(stream, self.publish, self._clock, lines=lines)
-        self._views.setdefault(stream.session_id, []).append(view)
+        self._views = [*(one for one in self._views if not one.final), view]
         view.show()
 
     def waiting(self, streams: Sequence[Stream], what: str) -> WaitLine:
@@ -72,17 +72,18 @@ class PageViews:
 
     def publish(self, bundle: dict[str, Any], display_id: str, update: bool) -> None:
         """Put a bundle into the page, or replace the one of that display id, in whatever cell it is."""
-        if self._in_cell:
-            self._between.pop(display_id, None)
-        elif update:
-            self._between[display_id] = bundle
+        cell = self._cell
         self._shell.display_pub.publish(data=bundle, metadata={}, transient={"display_id": display_id}, update=update)
+        if cell is not None and cell is self._cell:
+            self._between.pop(display_id, None)
+        elif update:  # it was sent while no cell ran, or just when one was done
+            self._between[display_id] = bundle
 
     def settle(self, stream: Stream) -> None:
         self._joined.add(stream.session_id)
 
     def _before_cell(self, _: object) -> None:
-        self._in_cell = True
+        self._cell = object()
 
     def _after_cell(self, _: object) -> None:
         """A cell is done: the texts of what it waited for are due, and where nobody looks they must be there now.
@@ -92,10 +93,10 @@ class PageViews:
         if self._has_page():
             self._between.clear()
             runtime().call_later(self._want_texts)
-        elif self._joined or self._lines or self._between:
+        elif self._joined or self._lines or self._between or self._views:
             with contextlib.suppress(TimeoutError):
                 runtime().wait(self._catch_up(), timeout=JOIN_SECONDS)
-        self._in_cell = False
+        self._cell = None
 
     def _has_page(self) -> bool:
         """Whether somebody could type an answer into the cell that runs; programs that run notebooks say no."""
@@ -107,8 +108,9 @@ class PageViews:
 
     def _want_texts(self) -> None:
         joined, self._joined = self._joined, set()
-        for view in [view for session_id in joined for view in self._views.get(session_id, [])]:
-            view.want_text()
+        for view in self._views:
+            if view.session_id in joined:
+                view.want_text()
 
     async def _catch_up(self) -> None:
         between, self._between = self._between, {}
@@ -118,9 +120,9 @@ class PageViews:
         joined, self._joined = self._joined, set()
         for line in list(self._lines):
             self._clock.sent(*await line.draw(0))
-        for view in [view for session_id in joined for view in self._views.get(session_id, [])]:
+        for view in self._views:
             with contextlib.suppress(CmdopError):
-                await view.join()
+                await view.join(waited_for=view.session_id in joined)
 
 
 class WaitLine:
