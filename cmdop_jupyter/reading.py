@@ -16,7 +16,7 @@ from .waiting import Pattern, words
 if TYPE_CHECKING:
     from .stream import Stream
 
-READ_SIZE = 256 * 1024  # bytes a cursor asks for at a time
+READ_SIZE = 1024 * 1024  # bytes a cursor asks for at a time
 FIRST_TAIL = 64 * 1024  # bytes in which the newest lines are looked for at first
 LAST_TAIL = 64 * 1024 * 1024  # and at last
 

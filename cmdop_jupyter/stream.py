@@ -283,14 +283,12 @@ class Stream:
 
         async def events() -> Events:
             begin = await (pinned or self._start_of(start))()
-            yield None, begin
+            yield [(None, begin)]
             async for batch in batches(self._machine, self.session_id, known(begin), follow=True):
                 for chunk in batch:
                     if isinstance(chunk, Gap):
                         self._subscriptions.report(LogDropped(chunk.offset, chunk.end))
-                        yield None, chunk.end
-                    else:
-                        yield piece_of(chunk, count), chunk.end
+                yield [(None if isinstance(chunk, Gap) else piece_of(chunk, count), chunk.end) for chunk in batch]
 
         return self._subscriptions.add(handler, events, thread=thread)
 
@@ -299,7 +297,7 @@ class Stream:
         arity(handler, most=1)
 
         async def events() -> Events:
-            yield (await exit_of(self._machine, self.session_id),), None
+            yield [((await exit_of(self._machine, self.session_id),), None)]
 
         return self._subscriptions.add(handler, events, thread=thread)
 

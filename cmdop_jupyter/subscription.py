@@ -9,7 +9,7 @@ import functools
 import inspect
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from .agent.log import Chunk
@@ -17,8 +17,9 @@ from .errors import InvalidRequest
 from .runtime import Worker, runtime
 
 Handler = Callable[..., Any]
-Events = AsyncIterator[tuple[tuple[Any, ...] | None, int | None]]
+Event = tuple[tuple[Any, ...] | None, int | None]
 """Arguments for one call (None: no call) and the log offset behind them (None: it has nothing to do with the log)."""
+Events = AsyncIterator[list[Event]]
 
 
 def arity(handler: Handler, *, most: int = 2) -> int:
@@ -73,14 +74,22 @@ class Place:
         if self._loop is None:
             self._worker = Worker("cmdop-handler")
 
-    async def run(self, function: Callable[[], Any]) -> BaseException | None:
-        """Call `function` there, await what it gives to await, and return what was raised. On the I/O thread.
+    async def run(self, functions: Sequence[Callable[[], Any]], after: Callable[[BaseException | None], bool]) -> None:
+        """Call each there, await what it gives to await, tell `after` what it raised; go on while that says so.
+
+        On the I/O thread. A worker is handed all of them at once; a loop one by one, since others are guests there too.
 
         Raises:
             LoopClosed: It cannot be called any more.
         """
         if self._worker is not None:
-            return await self._worker.run(functools.partial(self._context.run, _call_in_worker, function))
+            await self._worker.run(functools.partial(self._context.run, _call_in_worker, functions, after))
+            return
+        for function in functions:
+            if not after(await self._on_loop(function)):
+                return
+
+    async def _on_loop(self, function: Callable[[], Any]) -> BaseException | None:
         assert self._loop is not None
         answer: concurrent.futures.Future[BaseException | None] = concurrent.futures.Future()
         try:
@@ -143,18 +152,24 @@ class Subscription:
 
     async def _serve(self, events: Events) -> None:
         try:
-            async for arguments, offset in events:
-                error = None
-                if arguments is not None:
-                    error = await self._place.run(functools.partial(self.handler, *arguments))
-                self.offset = offset
-                if error is not None:
-                    self.errors += 1
-                    self._report(error)
+            async for batch in events:
+                calls = [event for event in batch if event[0] is not None]
+                if calls:
+                    functions = [functools.partial(self.handler, *arguments or ()) for arguments, _ in calls]
+                    await self._place.run(functions, functools.partial(self._after, iter(calls)))
+                self.offset = batch[-1][1]
         except LoopClosed:
             pass
         except Exception as error:  # its cursor met it, and cannot go on
             self._report(error)
+
+    def _after(self, calls: Iterator[Event], error: BaseException | None) -> bool:
+        """The next of `calls` is over, perhaps with an error; whether one more may be made. Here or on a worker."""
+        _, self.offset = next(calls)
+        if error is not None:
+            self.errors += 1
+            runtime().call_later(lambda: self._report(error))
+        return not self.removed
 
 
 class Subscriptions:
@@ -239,14 +254,17 @@ async def _finish(work: Awaitable[Any]) -> Any:
     return await work
 
 
-def _call_in_worker(function: Callable[[], Any]) -> BaseException | None:
-    try:
-        result = function()
-        if inspect.isawaitable(result):
-            asyncio.run(_finish(result))
-    except BaseException as error:
-        return error
-    return None
+def _call_in_worker(functions: Sequence[Callable[[], Any]], after: Callable[[BaseException | None], bool]) -> None:
+    for function in functions:
+        raised: BaseException | None = None
+        try:
+            result = function()
+            if inspect.isawaitable(result):
+                asyncio.run(_finish(result))
+        except BaseException as error:
+            raised = error
+        if not after(raised):
+            return
 
 
 def _call_on_loop(function: Callable[[], Any], answer: concurrent.futures.Future[BaseException | None]) -> None:

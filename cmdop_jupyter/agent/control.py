@@ -27,7 +27,7 @@ REMEMBERED = 1000  # answers kept, so that a repeated call is done once
 MAX_UNSENT = 4 * 1024 * 1024  # bytes of answers; a client that leaves more unread is let go
 ACCEPT_AGAIN = 1.0  # seconds, when the system has no descriptor for another client
 FLOOD = 64 * 1024  # new bytes in one answer; then
-PAUSE = 0.01  # seconds pass until the next one about output: told of every read, clients would slow down the reading
+PAUSE = 0.025  # seconds pass until the next one about output: told of every read, clients would slow down the reading
 
 
 class Connection:
