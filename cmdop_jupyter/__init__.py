@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from .wait import wait_for as wait_for
 
 _ERRORS = """
-    CmdopError CommandFailed Detached FailPatternSeen InputTooLong InvalidRequest LinkLost LogDropped NameInUse
-    NotSupported PatternError PatternTooSlow SessionEnded SessionNotFound SessionOver StartFailed StillRunning
-    StoreRefused TooMuch UnknownMachine WaitTimeout
+    CmdopError CommandFailed ConfigError ConnectFailed Detached FailPatternSeen HostKeyChanged InputTooLong
+    InvalidRequest LinkLost LogDropped NameInUse NotSupported PatternError PatternTooSlow PortClosed SessionEnded
+    SessionNotFound SessionOver StartFailed StillRunning StoreRefused TooMuch UnknownMachine WaitTimeout
 """
 _HOMES = {
     "AsyncCMDOPClient": "client",

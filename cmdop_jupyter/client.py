@@ -1,31 +1,18 @@
-"""`AsyncCMDOPClient`: sessions from a script, on this machine. Opens and closes what it uses."""
+"""`AsyncCMDOPClient`: sessions from a script. Opens and closes what it uses."""
 
 from __future__ import annotations
 
-import difflib
 import secrets
 import time
 from collections.abc import Mapping
 
-from .errors import UnknownMachine
+from .directory import machine
 from .machines.base import Machine, SessionFacts, StartRequest, Status
-from .machines.local import LocalMachine
 from .runtime import Pending, runtime
+from .steady import Steady
 from .stream import Stream
 
 __all__ = ["AsyncCMDOPClient", "Terminal", "machine", "new_id", "start"]
-
-_local: LocalMachine | None = None
-
-
-def machine(name: str = "local") -> LocalMachine:
-    """The machine of that name, one object a process. Raises UnknownMachine."""
-    global _local
-    if name != "local":
-        raise UnknownMachine(name, tuple(difflib.get_close_matches(name, ["local"])))
-    if _local is None:
-        _local = LocalMachine()
-    return _local
 
 
 def new_id() -> str:
@@ -39,6 +26,7 @@ def start(where: Machine, request: StartRequest) -> Pending[Stream]:
 
 
 async def _start(where: Machine, request: StartRequest) -> Stream:
+    where = Steady(where)
     facts = await where.start(request)
     if request.owner is not None and request.ephemeral is not None:
         await where.own(facts.id, request.owner)
@@ -69,14 +57,14 @@ class Terminal:
         """Start `command` (the text of a script) or, without one, a login shell; return its stream, from its beginning.
 
         Args:
-            machine_name: Where; `local` is this machine.
+            machine_name: Where: `local`, a name of the configuration or of ~/.ssh/config, `ssh://me@host:2222` …
             name: To be unique among live sessions; made up when not given.
             shell: By default bash where there is one, else sh; a `#!` line in the script wins over that.
             tty: `split` (default for commands), `full` (default for shells) or `none`.
             env: Variables on top of the machine's own; their values are stored nowhere.
 
         Raises:
-            UnknownMachine, NameInUse, StartFailed, InvalidRequest: Nothing was started.
+            UnknownMachine, ConnectFailed, NameInUse, StartFailed, InvalidRequest: Nothing was started.
         """
         where = self._machine if machine_name == self._machine.name else machine(machine_name)
         request = StartRequest(
@@ -113,7 +101,7 @@ class AsyncCMDOPClient:
 
     @classmethod
     def local(cls) -> AsyncCMDOPClient:
-        """A client for this machine."""
+        """A client whose machine, where none is named, is this one."""
         return cls(machine("local"))
 
     async def __aenter__(self) -> AsyncCMDOPClient:

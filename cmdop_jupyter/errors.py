@@ -2,8 +2,9 @@
 
 CmdopError
 ├── InvalidRequest, PatternError, NameInUse, SessionNotFound, UnknownMachine    asked wrongly: nothing was done
-├── StartFailed, StoreRefused, NotSupported                                     could not be started
-├── SessionOver, InputTooLong, Detached, LogDropped, TooMuch, LinkLost          a stream cannot do that now
+├── ConfigError                                                                 a file says something that cannot be
+├── StartFailed, StoreRefused, NotSupported, ConnectFailed (HostKeyChanged)     could not be started
+├── SessionOver, InputTooLong, Detached, LogDropped, TooMuch, LinkLost, PortClosed    a stream cannot do that now
 ├── WaitTimeout, SessionEnded, FailPatternSeen, PatternTooSlow                  how a wait may end
 └── StillRunning, CommandFailed                                                 how waiting for an exit may end
 """
@@ -17,6 +18,7 @@ from .agent.errors import (
     LogDropped,
     NameInUse,
     NotSupported,
+    PortClosed,
     SessionNotFound,
     SessionOver,
     StartFailed,
@@ -26,8 +28,11 @@ from .agent.errors import (
 __all__ = [
     "CmdopError",
     "CommandFailed",
+    "ConfigError",
+    "ConnectFailed",
     "Detached",
     "FailPatternSeen",
+    "HostKeyChanged",
     "InputTooLong",
     "InvalidRequest",
     "LinkLost",
@@ -36,6 +41,7 @@ __all__ = [
     "NotSupported",
     "PatternError",
     "PatternTooSlow",
+    "PortClosed",
     "SessionEnded",
     "SessionNotFound",
     "SessionOver",
@@ -100,11 +106,31 @@ class UnknownMachine(CmdopError, LookupError):
         self.wanted, self.nearest = wanted, nearest
 
     def __str__(self) -> str:
-        hint = f"; did you mean {' or '.join(self.nearest)}?" if self.nearest else ""
+        hint = f"; did you mean {' or '.join(self.nearest)}?" if self.nearest else "."
+        if self.wanted.startswith("@"):
+            return f"no group or tag is called {self.wanted!r}{hint} They are what cmdop.toml says they are"
         return (
-            f"no machine is called {self.wanted!r}{hint}; `local`, or no name at all, is this one, "
-            f"and others cannot be reached yet"
+            f"no machine is called {self.wanted!r}{hint} Names come from cmdop.toml and from the Host lines of "
+            f"~/.ssh/config, or say how to get there: user@host, ssh://host:port, docker://container, "
+            f"k8s://namespace/pod, sudo://user. `local`, or no name at all, is this machine"
         )
+
+
+class ConfigError(CmdopError, ValueError):
+    """A configuration file says something that cannot be; none of it was used.
+
+    Attributes:
+        path: The file.
+        key: Where in it, as in `machines.web1.python`; '' for the file as a whole.
+        reason: What is wrong there, and what would be right.
+    """
+
+    def __init__(self, path: str, key: str, reason: str) -> None:
+        super().__init__(path, key, reason)
+        self.path, self.key, self.reason = path, key, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.key + ': ' if self.key else ''}{self.reason}"
 
 
 class Detached(CmdopError, RuntimeError):
@@ -128,6 +154,47 @@ class TooMuch(CmdopError, ValueError):
             f"the log has {self.size} bytes, above the {self.limit} that are given in one piece; take `lines()`, "
             f"`grep(pattern)`, `tail(n)`, or `read(start, max_bytes)`"
         )
+
+
+class ConnectFailed(CmdopError, ConnectionError):
+    """A machine could not be reached; nothing was started there.
+
+    Attributes:
+        machine: Its name.
+        reason: What was seen.
+        remedy: What to do about it; '' where that is not known.
+        busy: The far side had too much to do: worth another try at once.
+        needs_you: Another try would end the same until a person has done something.
+    """
+
+    busy = needs_you = False
+
+    def __init__(self, machine: str, reason: str, remedy: str = "") -> None:
+        super().__init__(machine, reason, remedy)
+        self.machine, self.reason, self.remedy = machine, reason, remedy
+
+    def __str__(self) -> str:
+        return f"{self.machine} was not reached: {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class HostKeyChanged(ConnectFailed):
+    """A machine shows another host key than the one known of it. It may be somebody in between.
+
+    Attributes:
+        offered: Fingerprint of the key it shows.
+        known: Fingerprints of those known of it; () where they cannot be read.
+        file: The known_hosts file that has them; '' where ssh does not say.
+        line: The first one's line there; 0 where ssh does not say.
+    """
+
+    needs_you = True
+
+    def __init__(
+        self, machine: str, reason: str, remedy: str, offered: str, known: tuple[str, ...], file: str, line: int
+    ) -> None:
+        super().__init__(machine, reason, remedy)
+        self.args = (machine, reason, remedy, offered, known, file, line)
+        self.offered, self.known, self.file, self.line = offered, known, file, line
 
 
 class LinkLost(CmdopError, ConnectionError):

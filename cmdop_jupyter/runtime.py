@@ -11,7 +11,8 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Generator
+import time
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class Runtime:
             raise RuntimeError("this call waits, and cannot be made where streams are served; use `await`")
         future = self.submit(coroutine)
         try:
-            return future.result(timeout)
+            return _patiently(future, timeout)
         except BaseException:
             future.cancel()
             raise
@@ -105,7 +106,7 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
             raise RuntimeError("result() waits, and cannot be called where streams are served; use `await`")
         try:
             self._claimed = True
-            return self._future.result(timeout)
+            return _patiently(self._future, timeout)
         except KeyboardInterrupt as interrupt:
             self._let_go()
             self._in_one_line(interrupt)
@@ -150,8 +151,10 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
         future = asyncio.wrap_future(self._future)
         tick = None if runtime().here() else TICK
         try:
-            while not future.done():
-                await asyncio.wait([future], timeout=tick)
+            with _waiting():
+                while not future.done():
+                    await asyncio.wait([future], timeout=tick)
+                    _do_asked()
             return future.result()
         except asyncio.CancelledError as interrupt:
             self._let_go()
@@ -173,6 +176,63 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
         self._claimed = True
         if self._tied:
             self._future.cancel()
+
+
+# What has to be done on the user's own thread, by whoever waits there: asking somebody at the keyboard.
+_asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+_waiters = 0  # waits under way on the main thread
+
+
+class NobodyWaits(Exception):
+    """No call of ours is waiting on the main thread."""
+
+
+async def on_main_thread(work: Callable[[], T]) -> T:
+    """Do `work` on the main thread, while somebody waits there for us. Called on the I/O thread.
+
+    Raises:
+        NobodyWaits: The main thread does something else.
+    """
+    if not _waiters:
+        raise NobodyWaits
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    _asked.put(lambda: _answer(work, future))
+    wrapped = asyncio.wrap_future(future)
+    while not wrapped.done():
+        if not _waiters and not future.running() and future.cancel():  # who waited went away
+            raise NobodyWaits
+        await asyncio.wait([wrapped], timeout=TICK)
+    return wrapped.result()
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    global _waiters
+    count = threading.current_thread() is threading.main_thread()
+    _waiters += count
+    try:
+        yield
+    finally:
+        _waiters -= count
+
+
+def _do_asked() -> None:
+    if threading.current_thread() is threading.main_thread():
+        with contextlib.suppress(queue.Empty):
+            while True:
+                _asked.get_nowait()()
+
+
+def _patiently(future: concurrent.futures.Future[T], timeout: float | None) -> T:
+    """Block for the result, and do meanwhile what the main thread is asked for."""
+    until = None if timeout is None else time.monotonic() + timeout
+    with _waiting():
+        while True:
+            left = TICK if until is None else min(TICK, until - time.monotonic())
+            done, _ = concurrent.futures.wait([future], timeout=max(0.0, left))
+            if done or (until is not None and time.monotonic() >= until):
+                return future.result(0)
+            _do_asked()
 
 
 class Worker:

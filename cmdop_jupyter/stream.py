@@ -20,9 +20,10 @@ from .errors import (
     TooMuch,
 )
 from .lines import Line, clean
-from .machines.base import Exit, Machine, SessionFacts, Status, StopReport
+from .machines.base import Exit, Forward, Machine, SessionFacts, Status, StopReport
 from .reading import Begin, Gap, Lines, Start, batches, known, offset_of, on_caller, read_chunks, tail_lines
 from .runtime import Pending, runtime
+from .steady import Steady
 from .streams import Metrics, streams
 from .subscription import Events, Handler, Subscription, Subscriptions, arity, is_async, piece_of
 from .waiting import Match, Pattern, Patterns, Wait, WaitPlaces, exit_in, exit_of, exit_unless, words
@@ -47,7 +48,8 @@ class Stream:
     """
 
     def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+        self._machine = Steady(machine)
+        self._forwards: dict[int, Forward] = {}
         self._facts: SessionFacts | None = None
         self._origin = 0  # where cursors begin when nothing else is said
         self._known = Status("starting", -1, 0)
@@ -87,6 +89,9 @@ class Stream:
     def detach(self) -> None:
         """Let go of the session: no handler is called any more; it goes on, and `attach` works again."""
         self._subscriptions.detach()
+        forwards, self._forwards = self._forwards, {}
+        for forward in forwards.values():
+            runtime().call_later(forward.close)
         streams.drop(self)
         self._facts = None
 
@@ -125,7 +130,7 @@ class Stream:
     @property
     def link(self) -> str:
         """`connecting`, `up`, `retrying` or `down`."""
-        return self._machine.link
+        return self._machine.link.state
 
     @property
     def status(self) -> Status:
@@ -173,6 +178,10 @@ class Stream:
         if self._facts is None:
             return "<Stream, not attached>"
         text = f"<Stream {self.name} on {'this machine' if self.machine == 'local' else self.machine}: "
+        if self.link != "up":
+            link = self._machine.link
+            stops = ", a stop waits for it" if self.session_id in self._machine.stops else ""
+            return f"{text}{self._known.state}, link {link.state} ({link.reason}){stops}>"
         try:
             status = self.status
         except SessionNotFound:
@@ -301,6 +310,38 @@ class Stream:
 
         return self._subscriptions.add(handler, events, thread=thread)
 
+    def on_disconnect(self, handler: Handler, *, thread: bool = False) -> Subscription:
+        """Call `handler(reason)` whenever the link to its machine breaks; cursors go on when it is back."""
+        arity(handler, most=1)
+        machine = self._machine
+
+        async def events() -> Events:
+            link = machine.link
+            while True:
+                was, link = link, await machine.link_change(link)
+                if was.state == "up" and link.state != "up":
+                    yield [((link.reason,), None)]
+
+        return self._subscriptions.add(handler, events, thread=thread)
+
+    def on_reconnect(self, handler: Handler, *, thread: bool = False) -> Subscription:
+        """Call `handler(gap)` whenever the link is back, with the seconds it was away."""
+        arity(handler, most=1)
+        machine = self._machine
+
+        async def events() -> Events:
+            link = machine.link
+            away = None if link.state == "up" else link.since
+            while True:
+                link = await machine.link_change(link)
+                if link.state != "up":
+                    away = away or link.since
+                elif away is not None:
+                    yield [((link.since - away,), None)]
+                    away = None
+
+        return self._subscriptions.add(handler, events, thread=thread)
+
     def on_error(self, handler: Handler) -> None:
         """Call `handler(error)` when a handler raised or a cursor met a gap, on the thread where that is noticed."""
         arity(handler, most=1)
@@ -349,6 +390,20 @@ class Stream:
             raise InvalidRequest(f"grace must not be negative, got {grace}")
         work = watched([self], "to end", self._machine.stop(self.session_id, uuid.uuid4().hex, grace))
         return Pending(work, f"stop {self.name}")
+
+    def forward(self, port: int) -> Pending[str]:
+        """Open a port here, on 127.0.0.1, that leads to `port` on the session's machine; gives its URL.
+
+        The same one again for the same port. Closed with the stream. Connections through it break when the link does,
+        and new ones wait until it is back.
+        """
+        return Pending(self._forward(port), f"forward {port}")
+
+    async def _forward(self, port: int) -> str:
+        self.facts  # noqa: B018  # raises when it is not attached
+        if port not in self._forwards:
+            self._forwards[port] = await self._machine.forward(port)
+        return f"http://127.0.0.1:{self._forwards[port].port}/"
 
     def limit(self, max_log: int, policy: str | None = None) -> Pending[None]:
         """Change the log's size limit (bytes) and what happens there: `drop-oldest` or `hold`."""

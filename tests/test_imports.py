@@ -28,19 +28,33 @@ ROOMS = {
     "config": {"agent", "errors", "words", "machines"},
     "relay": {"agent", "errors", "words", "machines", "config"},
     "runtime": {"agent", "errors", "words", "machines"},
+    "directory": {"agent", "errors", "words", "machines", "config", "runtime"},
+    "steady": {"agent", "errors", "words", "machines"},
     "watching": set(),
     "waiting": {"agent", "errors", "words", "machines", "patterns", "lines", "watching"},
     "subscription": {"agent", "errors", "words", "machines", "runtime"},
     "streams": {"errors"},
 }
 ROOMS["reading"] = ROOMS["writing"] = {*ROOMS["waiting"], "runtime", "waiting"}
-ROOMS["stream"] = {*ROOMS["reading"], "reading", "streams", "subscription", "writing"}
+ROOMS["stream"] = {*ROOMS["reading"], "reading", "steady", "streams", "subscription", "writing"}
 ROOMS["wait"] = ROOMS["handlers"] = ROOMS["sinks"] = {*ROOMS["stream"], "stream"}
-ROOMS["client"] = {*ROOMS["wait"], "config", "wait", "handlers", "sinks"}
+ROOMS["client"] = {*ROOMS["wait"], "config", "directory", "wait", "handlers", "sinks"}
 ROOMS["notebook"] = {*ROOMS["client"], "client"}
 ROOMS["__init__"] = {*ROOMS["notebook"], "notebook"}
 
-PURE = ("agent.frames", "agent.keyboard", "dialect", "lanes", "lines", "needles", "patterns", "words")
+PURE = (
+    "agent.frames",
+    "agent.keyboard",
+    "dialect",
+    "lanes",
+    "lines",
+    "machines.bootstrap",
+    "machines.presets",
+    "machines.ssh_rules",
+    "needles",
+    "patterns",
+    "words",
+)
 TOUCHES_THE_WORLD = {
     "asyncio",
     "io",

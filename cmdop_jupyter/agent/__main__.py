@@ -17,8 +17,20 @@ def main() -> int:
     if sys.argv[1:2] == ["supervise"]:
         from . import supervisor
 
+        if "agent-" in sys.path[0]:  # it was sent here
+            from .installed import hold
+
+            hold()
         supervisor.main(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
         return 0
+    if sys.argv[1:2] == ["serve"]:
+        from .installed import unpacked
+
+        if __package__ == "cmdop_agent":  # from there it need not be compiled again
+            sys.modules["cmdop_agent"].__path__ = [unpacked()]
+        from . import rpc
+
+        return rpc.serve(sys.argv[2])
     from . import cli
 
     return cli.main(sys.argv[1:])

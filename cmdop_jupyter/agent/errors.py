@@ -124,6 +124,22 @@ class LogDropped(CmdopError, LookupError):
         )
 
 
+class PortClosed(CmdopError, ConnectionError):
+    """A connection to a port that is not there, or not any more.
+
+    Attributes:
+        port: Its number; 0 for a connection that was open.
+        reason: What the system said.
+    """
+
+    def __init__(self, port: int, reason: str) -> None:
+        super().__init__(port, reason)
+        self.port, self.reason = port, reason
+
+    def __str__(self) -> str:
+        return f"nothing answers at port {self.port} there ({self.reason})" if self.port else self.reason
+
+
 class StoreRefused(CmdopError, PermissionError):
     """The directory of sessions is not safe to use, or cannot be made.
 

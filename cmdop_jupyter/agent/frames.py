@@ -57,6 +57,7 @@ class FrameDecoder:
             if not isinstance(header, dict):
                 raise FrameError("not a frame: its header is no JSON object")
             at = body_at + body_size
-            frames.append((header, bytes(rest[body_at:at])))
+            with memoryview(rest) as view:
+                frames.append((header, bytes(view[body_at:at])))
         del rest[:at]
         return frames

@@ -65,7 +65,8 @@ class SessionStore:
         Args:
             asked: `id`, `name`; `script` (text) or `argv`, neither for a login shell; and, with sound defaults,
                 `shell`, `tty`, `input`, `cwd`, `env`, `cols`, `rows`, `max_log`, `log_policy`, `ephemeral` (seconds),
-                `owner`, `keep_script`, `free_name` (take the next free name instead of refusing one in use), `title`.
+                `owner`, `keep_script`, `free_name` (take the next free name instead of refusing one in use), `title`,
+                `detach` (words in front of the supervisor's command, such as `systemd-run --user --scope`).
 
         Raises:
             InvalidRequest: Something makes no sense.
@@ -90,7 +91,7 @@ class SessionStore:
             return self._started_before(str(facts["id"]))
         try:
             with listener:
-                self._spawn(folder, listener, env)
+                self._spawn(folder, listener, env, _words(asked, "detach"))
             self._check_alive(folder)
         except BaseException:
             self._forget(folder)
@@ -195,16 +196,18 @@ class SessionStore:
             raise
         return listener
 
-    def _spawn(self, folder: str, listener: socket.socket, env: dict[str, str]) -> None:
+    def _spawn(self, folder: str, listener: socket.socket, env: dict[str, str], detach: list[str]) -> None:
+        from .installed import unpacked
+
         said, saying = os.pipe()
-        agent = os.path.dirname(os.path.abspath(__file__))
-        command = [sys.executable, "-I", "-S", agent, "supervise", folder, str(listener.fileno()), str(saying)]
+        fds = (listener.fileno(), saying)
+        command = [*detach, sys.executable, "-I", "-S", unpacked(), "supervise", folder, *map(str, fds)]
         try:
             with open(os.path.join(folder, "supervisor.err"), "wb") as errors:
                 starter = subprocess.Popen(
                     command,
                     env=env,
-                    pass_fds=(listener.fileno(), saying),
+                    pass_fds=fds,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=errors,
@@ -450,6 +453,13 @@ def _all_kinds(kind: type[CmdopError]) -> list[type[CmdopError]]:
     for child in kind.__subclasses__():
         kinds += _all_kinds(child)
     return kinds
+
+
+def _words(asked: dict[str, object], key: str) -> list[str]:
+    words = asked.get(key) or []
+    if not isinstance(words, (list, tuple)):
+        raise InvalidRequest(f"{key} is a list of words, not {words!r}")
+    return [str(word) for word in words]
 
 
 def _number(asked: dict[str, object], key: str, otherwise: int, most: int) -> int:

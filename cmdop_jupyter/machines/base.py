@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,7 +10,18 @@ from ..agent.log import Chunk
 from ..agent.status import ENDED, EXITED, HELD, LIVE, LOST, RUNNING, STARTING
 from ..agent.stopping import told
 
-__all__ = ["Chunk", "Exit", "Machine", "SessionFacts", "StartRequest", "Status", "StopReport", "Tail"]
+__all__ = [
+    "Chunk",
+    "Exit",
+    "Forward",
+    "LinkState",
+    "Machine",
+    "SessionFacts",
+    "StartRequest",
+    "Status",
+    "StopReport",
+    "Tail",
+]
 
 STATES = (STARTING, RUNNING, HELD, EXITED, ENDED, LOST)
 
@@ -180,7 +191,7 @@ class SessionFacts:
         return max(0.0, ((status.ended_ns or status.wall_ns) - self.created_ns) / 1e9)
 
     @classmethod
-    def from_answer(cls, answer: Mapping[str, Any], log: str) -> SessionFacts:
+    def from_answer(cls, answer: Mapping[str, Any]) -> SessionFacts:
         """Read what a store says."""
         return cls(
             id=answer["id"],
@@ -193,7 +204,7 @@ class SessionFacts:
             created_ns=answer["created_ns"],
             host=answer["host"],
             digest=answer.get("digest") or "",
-            log=log,
+            log=answer["log"],
             argv=tuple(answer["argv"]),
             cols=answer["cols"],
             ephemeral=answer.get("ephemeral"),
@@ -215,6 +226,7 @@ class StartRequest:
         max_log: Bytes of output to keep; `log_policy`: `drop-oldest` or `hold`.
         ephemeral: Seconds that the session outlives the last connection of `owner`; None: it does not care.
         keep_script: Leave the script on disk when the session ends.
+        detach: Words in front of the command that starts its supervisor, such as `systemd-run --user --scope`.
         digest: See `SessionFacts`.
     """
 
@@ -237,6 +249,7 @@ class StartRequest:
     keep_script: bool = False
     digest: str | None = None
     title: str | None = None
+    detach: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +267,39 @@ class Tail:
     status: Status
 
 
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """A link at one moment.
+
+    Attributes:
+        state: `connecting`, `up`, `retrying` or `down`.
+        reason: Why it is not up, as far as it is known.
+        next_try: When it is tried again, by `time.monotonic()`; None when that is not planned.
+        since: When the state began, by the same clock.
+        redials: How often it came up again.
+    """
+
+    state: str
+    reason: str = ""
+    next_try: float | None = None
+    since: float = 0.0
+    redials: int = 0
+
+
+class Forward(Protocol):
+    """A port here that leads to a port on a machine.
+
+    Attributes:
+        port: The one here, on 127.0.0.1.
+    """
+
+    port: int
+
+    def close(self) -> None:
+        """Listen no more, and end the connections through it. On the I/O thread."""
+        ...
+
+
 class Machine(Protocol):
     """Somewhere commands run. Nothing here decodes, retries input, or knows of notebooks.
 
@@ -266,8 +312,20 @@ class Machine(Protocol):
         ...
 
     @property
-    def link(self) -> str:
-        """`connecting`, `up`, `retrying` or `down`."""
+    def link(self) -> LinkState:
+        """How it is reached now."""
+        ...
+
+    async def link_change(self, seen: LinkState) -> LinkState:
+        """Wait until the link is not as in `seen`."""
+        ...
+
+    async def connect(self, report: Callable[[str], object] | None = None) -> dict[str, Any]:
+        """Reach it now, if it is not; tell each step to `report`; return what the far side says of itself.
+
+        Raises:
+            ConnectFailed: It cannot be reached.
+        """
         ...
 
     async def start(self, request: StartRequest) -> SessionFacts:
@@ -317,11 +375,11 @@ class Machine(Protocol):
         """
         ...
 
-    async def resize(self, session_id: str, cols: int, rows: int) -> None:
-        """Set the size of its terminals."""
+    async def resize(self, session_id: str, cols: int, rows: int, call: str = "") -> None:
+        """Set the size of its terminals. Repeated with the same `call` it is done once, as the next two."""
         ...
 
-    async def signal(self, session_id: str, name: str) -> None:
+    async def signal(self, session_id: str, name: str, call: str = "") -> None:
         """Send a signal to the foreground group of its terminal, or to the command's group."""
         ...
 
@@ -332,12 +390,20 @@ class Machine(Protocol):
         """
         ...
 
-    async def limit(self, session_id: str, max_log: int, policy: str | None = None) -> None:
+    async def limit(self, session_id: str, max_log: int, policy: str | None = None, call: str = "") -> None:
         """Change the log's size limit, in bytes."""
+        ...
+
+    async def keep_ended(self, seconds: float, max_bytes: int) -> None:
+        """Set how long ended sessions are kept, and how much of all of them; reaches nobody that is not reached yet."""
         ...
 
     async def own(self, session_id: str, owner: str) -> None:
         """Stay connected as `owner`, for whom an ephemeral session lives."""
+        ...
+
+    async def forward(self, port: int) -> Forward:
+        """Open a port here that leads to `port` there. Raises InvalidRequest for a port that cannot be."""
         ...
 
     async def remove(self, session_id: str) -> None:

@@ -1,22 +1,19 @@
-"""This machine: the store in this process, a connection to each supervisor, reads straight from the log's files."""
+"""This machine: the agent's calls in this process, their answers as the values that `Machine` promises."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
-import os
-from dataclasses import asdict, replace
+import platform
+import socket
+from collections.abc import Callable
 from typing import Any
 
-from ..agent.frames import FrameDecoder, encode
-from ..agent.log import Chunk, LogReader
-from ..agent.status import ENDED, LOST
-from ..agent.store import SessionStore, raise_answer
-from ..errors import CmdopError, LogDropped, SessionOver
-from .base import SessionFacts, StartRequest, Status, StopReport, Tail, read_report
-
-MAX_READERS = 64  # logs that are kept open; each has up to four descriptors
+from ..agent.calls import Calls
+from ..agent.log import Chunk
+from ..agent.store import SessionStore
+from ..errors import InvalidRequest
+from .base import Forward, LinkState, SessionFacts, StartRequest, Status, StopReport, Tail, read_report
+from .presets import Place, asked_at
 
 
 class LocalMachine:
@@ -24,280 +21,83 @@ class LocalMachine:
 
     Args:
         store: Where they are; by default the user's own.
+        place: How its commands run.
     """
 
     name = "local"
-    link = "up"
+    link = LinkState("up")
 
-    def __init__(self, store: SessionStore | None = None) -> None:
-        self._store = store or SessionStore()
-        self._controls: dict[str, _Control] = {}
-        self._connecting: dict[str, asyncio.Lock] = {}
-        self._readers: dict[str, LogReader] = {}
-        self._owned: dict[str, str] = {}
-        self._over: dict[str, Status] = {}  # of those that have ended: it is final
-        self._pid = os.getpid()
+    def __init__(self, store: SessionStore | None = None, place: Place | None = None) -> None:
+        self._calls, self._place = Calls(store or SessionStore()), place or Place("local", "local")
 
-    def keep_ended(self, seconds: float, max_bytes: int) -> None:
-        """Set how long, and how much of, ended sessions are kept."""
-        self._store.keep_seconds, self._store.keep_bytes = seconds, max_bytes
+    async def keep_ended(self, seconds: float, max_bytes: int) -> None:
+        self._calls.store.keep_seconds, self._calls.store.keep_bytes = seconds, max_bytes
+
+    async def link_change(self, seen: LinkState) -> LinkState:
+        await asyncio.get_running_loop().create_future()  # it never does
+        return self.link
+
+    async def connect(self, report: Callable[[str], object] | None = None) -> dict[str, Any]:
+        return {"python": platform.python_version(), "host": socket.gethostname()}
 
     async def start(self, request: StartRequest) -> SessionFacts:
-        asked = {**asdict(request), "env": dict(request.env)}
-        facts = await asyncio.to_thread(self._store.start, asked)
-        return self._facts(facts)
+        return SessionFacts.from_answer(await self._calls.start(asked_at(self._place, request)))
 
     async def sessions(self) -> list[tuple[SessionFacts, Status]]:
-        found = await asyncio.to_thread(self._store.sessions)
-        return [(self._facts(facts), self._status_from(str(facts["id"]), facts)) for facts in found]
+        found = await self._calls.sessions()
+        return [(SessionFacts.from_answer(answer), Status.from_answer(answer)) for answer in found]
 
     async def find(self, wanted: str) -> SessionFacts:
-        return self._facts(await asyncio.to_thread(self._store.find, wanted))
+        return SessionFacts.from_answer(await self._calls.find(wanted))
 
     async def status(self, session_id: str, seen: int | None = None) -> Status:
-        if seen is None:
-            return await self._status(session_id)
-        status = self._newest(session_id) or await self._status(session_id)
-        while status.seq == seen and status.live:
-            status = await self._change(session_id, status, output=False)
-        return status
+        return Status.from_answer(await self._calls.status(session_id, seen))
 
     async def read(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
-        status = self._newest(session_id) or await self._status(session_id)
-        while status.end <= offset and status.live:
-            status = await self._change(session_id, status, output=True)
-        return self._reader(session_id).read(offset, max_bytes, status.end) if status.end > offset else []
+        return await self._calls.read(session_id, offset, max_bytes)
 
     async def read_nowait(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
-        status = self._newest(session_id)
-        if status is None or status.end < offset + max_bytes:
-            status = await self._status(session_id)
-        return self._reader(session_id).read(offset, max_bytes, status.end)
+        return await self._calls.read_nowait(session_id, offset, max_bytes)
 
     async def tail(self, session_id: str, max_bytes: int) -> Tail:
-        status = await self.status(session_id)
-        reader = self._reader(session_id)
-        chunks = _newest(reader, max(status.end - max_bytes, status.dropped[1]), status.end)
-        if not chunks:
-            return Tail([], status.newlines, status)
-        first = chunks[0]
-        # Asked with that byte itself, since the one in front of it may have been dropped.
-        before = reader.newlines_before(first.offset + 1) - first.data.startswith(b"\n")
-        return Tail(chunks, before, status)
+        chunks, before, answer = await self._calls.tail(session_id, max_bytes)
+        return Tail(chunks, before, Status.from_answer(answer))
 
     async def write(self, session_id: str, writer: str, offset: int, data: bytes, *, eof: bool = False) -> int:
-        header = {"op": "write", "writer": writer, "offset": offset, "eof": eof}
-        return int((await self._ask(session_id, header, data))["accepted"])
+        return await self._calls.write(session_id, writer, offset, data, eof)
 
-    async def resize(self, session_id: str, cols: int, rows: int) -> None:
-        await self._ask(session_id, {"op": "resize", "cols": cols, "rows": rows})
+    async def resize(self, session_id: str, cols: int, rows: int, call: str = "") -> None:
+        await self._calls.resize(session_id, cols, rows, call)
 
-    async def signal(self, session_id: str, name: str) -> None:
-        await self._ask(session_id, {"op": "signal", "signal": name})
+    async def signal(self, session_id: str, name: str, call: str = "") -> None:
+        await self._calls.signal(session_id, name, call)
 
     async def stop(self, session_id: str, call: str, grace: float) -> StopReport:
-        status = await self.status(session_id)
-        if status.state == ENDED:
-            return status.stopped or StopReport("", 0.0)
-        if status.state != LOST:
-            with contextlib.suppress(_Gone):
-                answer = await self._ask(session_id, {"op": "stop", "call": call, "grace": grace})
-                return read_report(answer["report"])
-            status = await self.status(session_id)
-        if status.state == ENDED:
-            return status.stopped or StopReport("", 0.0)
-        return read_report(await asyncio.to_thread(self._store.stop_lost, session_id, grace))
+        return read_report(await self._calls.stop(session_id, call, grace))
 
-    async def limit(self, session_id: str, max_log: int, policy: str | None = None) -> None:
-        await self._ask(session_id, {"op": "limit", "limit": max_log, "policy": policy})
+    async def limit(self, session_id: str, max_log: int, policy: str | None = None, call: str = "") -> None:
+        await self._calls.limit(session_id, max_log, policy, call)
 
     async def own(self, session_id: str, owner: str) -> None:
-        self._owned[session_id] = owner
-        await self._ask(session_id, {"op": "hello", "owner": owner})
+        await self._calls.own(session_id, owner)
+
+    async def forward(self, port: int) -> Forward:
+        return HerePort(port)
 
     async def remove(self, session_id: str) -> None:
-        await asyncio.to_thread(self._store.remove, session_id)
-        self._forget(session_id)
-        self._over.pop(session_id, None)
-        if session_id in self._readers:
-            self._readers.pop(session_id).close()
+        await self._calls.remove(session_id)
 
     async def close(self) -> None:
-        for control in self._controls.values():
-            control.close()
-        for reader in self._readers.values():
-            reader.close()
-        self._controls.clear()
-        self._readers.clear()
-
-    # -- the parts
-
-    def _check_process(self) -> None:
-        """In a forked child, let go of the connections: they are its parent's."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._controls, self._connecting, self._owned = {}, {}, {}
-
-    def _facts(self, facts: dict[str, Any]) -> SessionFacts:
-        return SessionFacts.from_answer(facts, self._store.log_folder(facts["id"]))
-
-    def _reader(self, session_id: str) -> LogReader:
-        if session_id not in self._readers:
-            while len(self._readers) >= MAX_READERS:
-                self._readers.pop(next(iter(self._readers))).close()
-            self._readers[session_id] = self._store.reader(session_id)
-        return self._readers[session_id]
-
-    def _forget(self, session_id: str) -> None:
-        if session_id in self._controls:
-            self._controls.pop(session_id).close()
-        self._owned.pop(session_id, None)
-        self._connecting.pop(session_id, None)
-
-    def _newest(self, session_id: str) -> Status | None:
-        """The last status we heard of, if a change of it would reach us."""
-        if session_id in self._over:
-            return self._over[session_id]
-        self._check_process()
-        control = self._controls.get(session_id)
-        return control.newest if control is not None and not control.gone else None
-
-    async def _status(self, session_id: str) -> Status:
-        if session_id in self._over:
-            return self._over[session_id]
-        with contextlib.suppress(_Gone):
-            control = await self._control(session_id)
-            return control.hear(await control.ask({"op": "status"}))
-        status = self._status_from(session_id, await asyncio.to_thread(self._store.status, session_id))
-        if not status.live:  # else its supervisor dropped us, yet lives: the next call dials again
-            self._over[session_id] = status
-            self._forget(session_id)
-        return status
-
-    def _status_from(self, session_id: str, answer: dict[str, Any]) -> Status:
-        """What a store says. Of a lost session it does not know the time; the log knows that of its last byte."""
-        status = Status.from_answer(answer)
-        if status.state == LOST and status.end:
-            last = self._reader(session_id).read(status.end - 1, 1, status.end)[-1].mono_ms
-            return replace(status, output_ms=last, clock_ms=max(last, status.clock_ms))
-        return status
-
-    async def _change(self, session_id: str, known: Status, *, output: bool) -> Status:
-        """Wait until the session's state (with `output`: or the end of its log) is not as in `known`."""
-        with contextlib.suppress(_Gone):
-            return await (await self._control(session_id)).change(known, output)
-        return await self._status(session_id)
-
-    async def _ask(self, session_id: str, header: dict[str, object], body: bytes = b"") -> dict[str, Any]:
-        try:
-            return await (await self._control(session_id)).ask(header, body)
-        except _Gone:
-            status = await self.status(session_id)
-            if header["op"] == "stop":
-                raise
-            facts = self._store.facts(session_id)
-            raise SessionOver(str(facts["name"]), status.state) from None
-
-    async def _control(self, session_id: str) -> _Control:
-        self._check_process()
-        async with self._connecting.setdefault(session_id, asyncio.Lock()):
-            control = self._controls.get(session_id)
-            if control is None or control.gone:
-                try:
-                    sock = self._store.connect(session_id)
-                except OSError as error:
-                    raise _Gone(str(error)) from None
-                sock.setblocking(False)
-                _, control = await asyncio.get_running_loop().create_unix_connection(_Control, sock=sock)
-                self._controls[session_id] = control
-                if session_id in self._owned:
-                    await control.ask({"op": "hello", "owner": self._owned[session_id]})
-            return control
+        self._calls.close()
 
 
-class _Gone(CmdopError, ConnectionError):
-    """The supervisor is not there."""
+class HerePort:
+    """A port of this machine leads to itself."""
 
-
-class _Control(asyncio.Protocol):
-    """One connection to a supervisor, shared by all calls on its session."""
-
-    def __init__(self) -> None:
-        self.newest: Status | None = None
-        self.gone = False
-        self._decoder = FrameDecoder()
-        self._numbers = itertools.count(1)
-        self._waiting: dict[object, asyncio.Future[dict[str, Any]]] = {}
-        self._transport: asyncio.Transport | None = None
-        self._changes: dict[bool, asyncio.Future[None]] = {}  # requests under way: for output too, or not
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        for header, _ in self._decoder.feed(data):
-            future = self._waiting.pop(header.pop("id"), None)
-            if future is not None and not future.done():
-                future.set_result(header)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.gone = True
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(_Gone("the supervisor went away"))
-        self._waiting.clear()
-
-    async def ask(self, header: dict[str, object], body: bytes = b"") -> dict[str, Any]:
-        if self.gone or self._transport is None or self._transport.is_closing():
-            raise _Gone("the supervisor went away")
-        number = next(self._numbers)
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = future
-        self._transport.write(encode({**header, "id": number}, body))
-        try:
-            return raise_answer(await future)
-        finally:
-            self._waiting.pop(number, None)
-
-    def hear(self, answer: dict[str, Any]) -> Status:
-        """Keep a status as the newest."""
-        self.newest = Status.from_answer(answer)
-        return self.newest
-
-    async def change(self, known: Status, output: bool) -> Status:
-        """Wait until the newest status differs from `known`. All who wait for the same share one request."""
-        while self.newest is None or (self.newest.seq == known.seq and (not output or self.newest.end <= known.end)):
-            change = self._changes.get(output)
-            if change is None or change.done():
-                newest = self.newest or known
-                change = asyncio.ensure_future(self._ask_change(newest, output))
-                change.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody waits
-                self._changes[output] = change
-            await asyncio.shield(change)
-        return self.newest
-
-    async def _ask_change(self, known: Status, output: bool) -> None:
-        past = known.end if output else None
-        self.hear(await self.ask({"op": "status", "seen": known.seq, "past": past}))
+    def __init__(self, port: int) -> None:
+        if not 0 < port < 65536:
+            raise InvalidRequest(f"a port is 1 to 65535, not {port}")
+        self.port = port
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-
-def _newest(reader: LogReader, start: int, end: int) -> list[Chunk]:
-    """What there is from `start` to `end`, without a hole: from behind the part that was dropped, if there is one."""
-    chunks: list[Chunk] = []
-    while start < end:
-        try:
-            chunks = reader.read(start, end - start, end)
-        except LogDropped as gap:
-            if gap.first <= start:
-                return []
-            start = gap.first
-            continue
-        if not chunks or chunks[-1].end >= end:
-            break
-        start = chunks[-1].end
-    return chunks
+        pass

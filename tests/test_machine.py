@@ -8,11 +8,13 @@ import itertools
 import os
 import select
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from reach import KINDS, Make, open_folder
 
 from cmdop_jupyter.errors import (
     InvalidRequest,
@@ -23,18 +25,41 @@ from cmdop_jupyter.errors import (
     StartFailed,
 )
 from cmdop_jupyter.machines.base import Exit, Machine, SessionFacts, StartRequest, Status, StopReport
-from cmdop_jupyter.machines.local import LocalMachine
 
-KINDS: dict[str, Callable[[], Machine]] = {"local": LocalMachine}
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 NUMBERS = itertools.count(1)
 WAIT_FOR_A_LINE = "read line"  # the command does nothing until something is typed
 
 
-@pytest.fixture(params=KINDS)
-async def machine(request: pytest.FixtureRequest, state_dir: Path) -> AsyncIterator[Machine]:
-    machine = KINDS[request.param]()
+@pytest.fixture(scope="module", params=KINDS)
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes machines of one kind, all of which reach the same sessions."""
+    with KINDS[request.param]() as make:
+        yield make
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_machine(make: Make) -> AsyncIterator[Machine]:
+    machine = make()
     yield machine
     await machine.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def machine(one_machine: Machine) -> AsyncIterator[Machine]:
+    """A machine without sessions. To reach one takes longer than most of these tests, so they share it."""
+    yield one_machine
+    for facts, status in await one_machine.sessions():
+        if status.state != "ended":
+            await one_machine.stop(facts.id, f"clean-{facts.id}", 0.0)
+        await one_machine.remove(facts.id)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where whoever the machine's sessions belong to may write."""
+    with open_folder() as path:
+        yield path
 
 
 async def start(machine: Machine, script: str, **more: Any) -> SessionFacts:
@@ -84,10 +109,9 @@ async def lose(machine: Machine, session_id: str) -> None:
 
 
 def kill_supervisor(session_id: str) -> None:
-    folder = Path(os.environ["CMDOP_STATE_DIR"], "sessions", session_id)
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if str(folder) in (place / "cmdline").read_text():
+            if f"/sessions/{session_id}\0" in (place / "cmdline").read_text():
                 os.kill(int(place.name), signal.SIGKILL)
 
 
@@ -107,8 +131,8 @@ async def test_the_environment_is_handed_over(machine):
     assert await read_all(machine, facts.id) == b"a b $HOME\n"
 
 
-async def test_starting_twice_with_one_id_starts_one_session(machine, tmp_path):
-    request = asked(f"echo once >> {tmp_path}/ran; {WAIT_FOR_A_LINE}")
+async def test_starting_twice_with_one_id_starts_one_session(machine, folder):
+    request = asked(f"echo once >> {folder}/ran; {WAIT_FOR_A_LINE}")
 
     first = await machine.start(request)
     second = await machine.start(request)
@@ -117,17 +141,17 @@ async def test_starting_twice_with_one_id_starts_one_session(machine, tmp_path):
     assert [facts.id for facts, _ in await machine.sessions()] == [first.id]
     await machine.write(first.id, "me", 0, b"\n")
     await until(machine, first.id, "ended")
-    assert (tmp_path / "ran").read_text() == "once\n"
+    assert (folder / "ran").read_text() == "once\n"
 
 
-async def test_starting_twice_at_the_same_time_starts_one_session(machine, tmp_path):
-    request = asked(f"echo once >> {tmp_path}/ran")
+async def test_starting_twice_at_the_same_time_starts_one_session(machine, folder):
+    request = asked(f"echo once >> {folder}/ran")
 
     first, second = await asyncio.gather(machine.start(request), machine.start(request))
 
     assert second.id == first.id
     await until(machine, first.id, "ended")
-    assert (tmp_path / "ran").read_text() == "once\n"
+    assert (folder / "ran").read_text() == "once\n"
 
 
 async def test_a_name_that_is_in_use_is_refused(machine):
@@ -422,16 +446,16 @@ async def test_what_is_written_is_typed_once_however_often_it_is_sent(machine):
     assert await read_until(machine, facts.id, b"three\n") == b"one\ntwo\nthree\n"
 
 
-async def test_a_write_waits_while_the_command_does_not_read(machine, tmp_path):
-    os.mkfifo(tmp_path / "go")
-    facts = await start(machine, f"read line < {tmp_path}/go; exec wc -c", tty="none")
+async def test_a_write_waits_while_the_command_does_not_read(machine, folder):
+    os.mkfifo(folder / "go")
+    facts = await start(machine, f"read line < {folder}/go; exec wc -c", tty="none")
     typed, piece = 0, bytes(32 * 1024)
     write = asyncio.create_task(machine.write(facts.id, "me", typed, piece))
     while not await is_waiting(write, machine, facts.id):
         typed = await write
         write = asyncio.create_task(machine.write(facts.id, "me", typed, piece))
 
-    (tmp_path / "go").write_text("\n")
+    (folder / "go").write_text("\n")
 
     typed = await write
     await machine.write(facts.id, "me", typed, b"", eof=True)
@@ -531,15 +555,15 @@ async def test_stop_goes_on_to_kill(machine):
     assert (await machine.status(facts.id)).exit == Exit(None, "KILL")
 
 
-async def test_stop_repeated_with_the_same_call_is_done_once(machine, tmp_path):
-    script = f"trap 'echo stopped >> {tmp_path}/stops' INT; echo ready; while :; do sleep 0.05; done"
+async def test_stop_repeated_with_the_same_call_is_done_once(machine, folder):
+    script = f"trap 'echo stopped >> {folder}/stops' INT; echo ready; while :; do sleep 0.05; done"
     facts = await start(machine, script)
     await read_until(machine, facts.id, b"ready\n")
 
     first, second = await asyncio.gather(machine.stop(facts.id, "call-1", 0.3), machine.stop(facts.id, "call-1", 0.3))
 
     assert first == second
-    assert (tmp_path / "stops").read_text() == "stopped\n"
+    assert (folder / "stops").read_text() == "stopped\n"
 
 
 async def test_stopping_what_has_ended_says_that_nothing_was_left(machine):
@@ -579,9 +603,10 @@ async def test_a_full_log_holds_the_command_until_its_limit_is_raised(machine):
     assert (await read_all(machine, facts.id)).endswith(b"1000000\ndone\n")
 
 
-async def test_an_ephemeral_session_ends_when_its_owner_has_gone(machine):
-    facts = await start(machine, "exec sleep 1000", ephemeral=0.05, owner="me")
-    other = type(machine)()
+async def test_an_ephemeral_session_ends_when_its_owner_has_gone(machine, make):
+    other = make()
+    await other.connect()
+    facts = await start(machine, "exec sleep 1000", ephemeral=0.5, owner="me")
     await other.own(facts.id, "me")
     running = await machine.status(facts.id)
     assert running.state == "running"
@@ -602,14 +627,15 @@ async def test_a_session_is_removed_with_its_log_once_it_has_ended(machine):
     await machine.remove(facts.id)
 
     assert await machine.sessions() == []
-    assert facts.id not in os.listdir(os.path.join(os.environ["CMDOP_STATE_DIR"], "sessions"))
+    assert not Path(facts.log).exists()  # noqa: ASYNC240
     with pytest.raises(SessionNotFound):
         await machine.read(facts.id, 0, 100)
 
 
-async def test_closing_ends_no_session(machine):
-    facts = await start(machine, f"{WAIT_FOR_A_LINE}; echo still here", tty="none")
-    await machine.close()
+async def test_closing_ends_no_session(machine, make):
+    other = make()
+    facts = await start(other, f"{WAIT_FOR_A_LINE}; echo still here", tty="none")
+    await other.close()
 
     await machine.write(facts.id, "me", 0, b"\n")
 

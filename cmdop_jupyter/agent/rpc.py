@@ -1,0 +1,447 @@
+"""The store's calls over one byte stream: numbered requests come in as frames, answers go out, in any order.
+
+A request is `{"number", "op", …}` and a body; its answer `{"number", …}` and a body, or `{"number", "error", "args"}`.
+A long body comes in pieces: `{"number", "more": true}`, the last with the answer's header; frames of reads and tails
+say `"bulk": true`. Without an answer are `{"op": "cancel", "number"}` and `{"op": "got", "bytes"}`: bytes of bulk so far.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, Union
+
+from . import installed
+from .calls import Calls
+from .errors import CmdopError, InvalidRequest
+from .frames import FrameDecoder, FrameError, encode
+from .log import CHANNELS, Chunk
+from .ports import Ports
+from .store import SessionStore
+
+PIECE, MIN_PIECE = 64 * 1024, 8 * 1024  # bytes of a body in one frame: what is urgent waits for one frame
+FIRST_WINDOW, MIN_WINDOW, MAX_WINDOW = 256 * 1024, 32 * 1024, 16 * 1024 * 1024  # bytes of bulk under way
+QUEUE_SECONDS = 0.08  # worth of bulk that may be under way
+MOST_CHUNKS = 2000  # that one answer describes; a read may give less than it was asked for
+READ_SIZE = 256 * 1024
+SILENCE = 60.0  # seconds without a word; a client that lives says one every few
+URGENT, BULK, VIEWS = 0, 1, 2  # what goes first
+
+Header = dict[str, Any]
+Body = Union[bytes, memoryview]
+Reply = tuple[Header, Iterable[Body]]
+Frame = list[Body]  # its head, and the buffers of its body
+
+
+def pack_chunks(chunks: list[Chunk]) -> Reply:
+    """Chunks as the header and the body of an answer."""
+    chunks = chunks[:MOST_CHUNKS]
+    facts = [[CHANNELS.index(chunk.channel), chunk.wall_ns, chunk.mono_ms, len(chunk.data)] for chunk in chunks]
+    return {"offset": chunks[0].offset if chunks else 0, "chunks": facts}, [chunk.data for chunk in chunks]
+
+
+def unpack_chunks(header: Header, body: bytes) -> list[Chunk]:
+    """The chunks of an answer. Raises FrameError when its parts do not fit."""
+    at, offset, chunks = 0, header["offset"], []
+    for channel, wall_ns, mono_ms, size in header["chunks"]:
+        chunks.append(Chunk(offset + at, CHANNELS[channel], wall_ns, mono_ms, body[at : at + size]))
+        at += size
+    if at != len(body):
+        raise FrameError(f"an answer with chunks of {at} bytes has {len(body)}")
+    return chunks
+
+
+def frames_of(header: Header, body: Iterable[Body], piece: Callable[[], int]) -> Iterator[Frame]:
+    """An answer as frames of at most `piece()` bytes of body."""
+    parts = deque(memoryview(part) for part in body if part)
+    more: Header = {key: header[key] for key in ("number", "bulk") if key in header}
+    while True:
+        room, buffers = piece(), []
+        while parts and room:
+            taken = parts[0][:room]
+            room -= len(taken)
+            parts[0] = parts[0][len(taken) :]
+            buffers.append(taken)
+            if not parts[0]:
+                parts.popleft()
+        size = sum(map(len, buffers))
+        yield [encode_head({**more, "more": True} if parts else header, size), *buffers]
+        if not parts:
+            return
+
+
+def encode_head(header: Header, body_size: int) -> bytes:
+    """The bytes of a frame in front of its body."""
+    head = encode(header)
+    return head[:4] + body_size.to_bytes(4, "big") + head[8:]
+
+
+class Window:
+    """How many bytes of bulk may be under way, so that what is urgent finds a short queue.
+
+    Learnt from acknowledgements: the queue may hold what the link carries in `QUEUE_SECONDS`, on top of the shortest
+    way ever seen.
+    """
+
+    def __init__(self) -> None:
+        self.size = FIRST_WINDOW
+        self._sent = self._acknowledged = 0
+        self._marks: deque[tuple[int, float]] = deque()  # bytes sent in all, when
+        self._shortest = float("inf")
+        self._filled = False  # whether the window held something back since the last acknowledgement
+
+    @property
+    def open(self) -> bool:
+        if self._sent - self._acknowledged < self.size:
+            return True
+        self._filled = True
+        return False
+
+    @property
+    def piece(self) -> int:
+        """Bytes of a frame's body: small on a slow link."""
+        return max(MIN_PIECE, min(PIECE, self.size // 8))
+
+    def sent(self, count: int, now: float) -> None:
+        self._sent += count
+        self._marks.append((self._sent, now))
+
+    def acknowledged(self, total: int, now: float) -> None:
+        """The client has had so many bytes of bulk in all. Raises FrameError for more than there were."""
+        if not self._acknowledged <= total <= self._sent:
+            raise FrameError(f"{total} bytes are acknowledged of {self._sent}")
+        self._acknowledged = total
+        at = None
+        while self._marks and self._marks[0][0] <= total:
+            _, at = self._marks.popleft()
+        if at is None:
+            return
+        took = max(now - at, 1e-6)
+        self._shortest = min(self._shortest, took)
+        most = self._shortest + QUEUE_SECONDS
+        if took > most:
+            self.size = max(MIN_WINDOW, int(self.size * max(0.5, most / took)))
+        elif self._filled and took < most / 2:
+            self.size = min(MAX_WINDOW, self.size * 2)
+        elif self._filled:
+            self.size = min(MAX_WINDOW, int(self.size * most / took))
+        self._filled = False
+
+
+class Outbox:
+    """Answers that wait to be written: the urgent first, then bulk by turns, then views; whole frames only."""
+
+    def __init__(self) -> None:
+        self.window = Window()
+        self._urgent: deque[Iterator[Frame]] = deque()
+        self._bulk: deque[Iterator[Frame]] = deque()
+        self._views: deque[Iterator[Frame]] = deque()
+        self._current: deque[Body] = deque()  # buffers of the frame that is being written
+
+    def put(self, header: Header, body: Iterable[Body], urgency: int) -> None:
+        queue = (self._urgent, self._bulk, self._views)[urgency]
+        if urgency != URGENT:
+            header = {**header, "bulk": True}
+        queue.append(frames_of(header, body, lambda: self.window.piece))
+
+    def buffers(self, now: float) -> list[Body]:
+        """What is to be written next; [] when there is nothing, or the window is closed."""
+        while not self._current:
+            queue = self._urgent or (self.window.open and (self._bulk or self._views)) or None
+            if not queue:
+                return []
+            answer = queue.popleft()
+            frame = next(answer, None)
+            if frame is None:
+                continue
+            self._current.extend(frame)
+            queue.append(answer)
+            if queue is not self._urgent:
+                self.window.sent(sum(map(len, frame[1:])), now)
+        return list(self._current)
+
+    def written(self, count: int) -> None:
+        """So many bytes of `buffers()` are written."""
+        while count:
+            first = self._current.popleft()
+            if len(first) > count:
+                self._current.appendleft(memoryview(first)[count:])
+                return
+            count -= len(first)
+
+
+class Server:
+    """Answers one client. Everything runs on one loop.
+
+    Args:
+        calls: The store's; or why there are none, which every request is answered with.
+        on_output: Called when there is something in `outbox`.
+    """
+
+    def __init__(self, calls: Calls | CmdopError, on_output: Callable[[], object]) -> None:
+        self._given, self._ports, self._on_output = calls, Ports(), on_output
+        self._loop = asyncio.get_running_loop()
+        self._decoder = FrameDecoder()
+        self._tasks: dict[object, asyncio.Task[None]] = {}
+        self.outbox = Outbox()
+        self._ops: dict[str, Callable[[Header, bytes], Awaitable[Reply]]] = {
+            name[4:]: getattr(self, name) for name in dir(self) if name.startswith("_op_")
+        }
+
+    def feed(self, data: bytes) -> None:
+        """Take what the client sent. Raises FrameError when it makes no sense: the link must end."""
+        for header, body in self._decoder.feed(data):
+            number = header.get("number")
+            if header.get("op") == "got":
+                self.outbox.window.acknowledged(_whole(header.get("bytes")), self._loop.time())
+                self._on_output()
+            elif header.get("op") == "cancel":
+                if number in self._tasks:
+                    self._tasks[number].cancel()
+            elif not isinstance(number, int) or number in self._tasks:
+                raise FrameError(f"a request needs a number of its own, not {number!r}")
+            else:
+                self._tasks[number] = asyncio.ensure_future(self._serve(number, header, body))
+
+    def close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        self._ports.close()
+        if isinstance(self._given, Calls):
+            self._given.close()
+
+    @property
+    def _calls(self) -> Calls:
+        if isinstance(self._given, CmdopError):
+            raise self._given
+        return self._given
+
+    async def _serve(self, number: int, header: Header, body: bytes) -> None:
+        op = str(header.get("op"))
+        urgency = URGENT
+        try:
+            if op not in self._ops:
+                raise InvalidRequest(f"this agent knows no {op!r}")
+            answer, parts = await self._ops[op](header, body)
+            if op in ("read", "read_nowait", "recv"):
+                urgency = BULK
+            elif op == "tail":
+                urgency = VIEWS
+        except CmdopError as error:
+            answer, parts = {"error": type(error).__name__, "args": list(error.args)}, ()
+        except (KeyError, TypeError, ValueError) as error:
+            words = f"{op} makes no sense: {type(error).__name__} {error}"
+            answer, parts = {"error": "InvalidRequest", "args": [words]}, ()
+        except OSError as error:
+            answer, parts = {"error": "InvalidRequest", "args": [f"{op} was refused: {error}"]}, ()
+        except Exception as error:
+            traceback.print_exc()
+            answer, parts = {"error": "InvalidRequest", "args": [f"{op} failed there: {error!r}"]}, ()
+        finally:
+            del self._tasks[number]
+        self.outbox.put({**answer, "number": number}, parts, urgency)
+        self._on_output()
+
+    # -- the calls
+
+    async def _op_ping(self, header: Header, body: bytes) -> Reply:
+        return {"root": self._calls.store.root}, ()
+
+    async def _op_keep_ended(self, header: Header, body: bytes) -> Reply:
+        self._calls.store.keep_seconds, self._calls.store.keep_bytes = header["seconds"], header["max_bytes"]
+        return {}, ()
+
+    async def _op_start(self, header: Header, body: bytes) -> Reply:
+        return await self._calls.start(json.loads(body)), ()
+
+    async def _op_sessions(self, header: Header, body: bytes) -> Reply:
+        return {}, [json.dumps(await self._calls.sessions()).encode()]
+
+    async def _op_find(self, header: Header, body: bytes) -> Reply:
+        return await self._calls.find(header["wanted"]), ()
+
+    async def _op_status(self, header: Header, body: bytes) -> Reply:
+        return await self._calls.status(header["session"], header.get("seen")), ()
+
+    async def _op_read(self, header: Header, body: bytes) -> Reply:
+        return pack_chunks(await self._calls.read(header["session"], header["offset"], header["max_bytes"]))
+
+    async def _op_read_nowait(self, header: Header, body: bytes) -> Reply:
+        return pack_chunks(await self._calls.read_nowait(header["session"], header["offset"], header["max_bytes"]))
+
+    async def _op_tail(self, header: Header, body: bytes) -> Reply:
+        chunks, before, status = await self._calls.tail(header["session"], header["max_bytes"])
+        last: list[Chunk] = []
+        if len(chunks) > MOST_CHUNKS:
+            dropped, last = chunks[:-MOST_CHUNKS], chunks[-MOST_CHUNKS:]
+            before += sum(chunk.data.count(b"\n") for chunk in dropped)
+        answer, parts = pack_chunks(last or chunks)
+        return {**answer, "before": before, "status": status}, parts
+
+    async def _op_write(self, header: Header, body: bytes) -> Reply:
+        accepted = await self._calls.write(
+            header["session"], header["writer"], header["offset"], body, bool(header.get("eof"))
+        )
+        return {"accepted": accepted}, ()
+
+    async def _op_resize(self, header: Header, body: bytes) -> Reply:
+        await self._calls.resize(header["session"], header["cols"], header["rows"], header["call"])
+        return {}, ()
+
+    async def _op_signal(self, header: Header, body: bytes) -> Reply:
+        await self._calls.signal(header["session"], header["name"], header["call"])
+        return {}, ()
+
+    async def _op_stop(self, header: Header, body: bytes) -> Reply:
+        return dict(await self._calls.stop(header["session"], header["call"], header["grace"])), ()
+
+    async def _op_limit(self, header: Header, body: bytes) -> Reply:
+        await self._calls.limit(header["session"], header["max_log"], header["policy"], header["call"])
+        return {}, ()
+
+    async def _op_own(self, header: Header, body: bytes) -> Reply:
+        await self._calls.own(header["session"], header["owner"])
+        return {}, ()
+
+    async def _op_remove(self, header: Header, body: bytes) -> Reply:
+        await self._calls.remove(header["session"])
+        return {}, ()
+
+    async def _op_surroundings(self, header: Header, body: bytes) -> Reply:
+        from . import surroundings
+
+        return {"checks": await asyncio.to_thread(surroundings.examine, self._calls.store)}, ()
+
+    async def _op_dial(self, header: Header, body: bytes) -> Reply:
+        return {"connection": await self._ports.dial(int(header["port"]))}, ()
+
+    async def _op_recv(self, header: Header, body: bytes) -> Reply:
+        return {}, [await self._ports.recv(header["connection"])]
+
+    async def _op_send(self, header: Header, body: bytes) -> Reply:
+        await self._ports.send(header["connection"], body, bool(header.get("eof")))
+        return {}, ()
+
+    async def _op_hang_up(self, header: Header, body: bytes) -> Reply:
+        self._ports.hang_up(header["connection"])
+        return {}, ()
+
+
+class _Pipes:
+    """Moves bytes between a server and two descriptors until one of them ends."""
+
+    def __init__(self, calls: Calls | CmdopError, reader: int, writer: int) -> None:
+        self._reader, self._writer = reader, writer
+        self._loop = asyncio.get_running_loop()
+        self._server = Server(calls, self._write)
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._heard = self._loop.time()
+        self._writing = False
+
+    async def run(self) -> None:
+        for fd in (self._reader, self._writer):
+            os.set_blocking(fd, False)
+        self._loop.add_reader(self._reader, self._read)
+        self._end_in_silence()
+        try:
+            await self._done
+        finally:
+            self._listening.cancel()
+            self._loop.remove_reader(self._reader)
+            self._loop.remove_writer(self._writer)
+            self._server.close()
+
+    def _end(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._reader, READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._heard = self._loop.time()
+        try:
+            self._server.feed(data)
+        except FrameError as error:
+            sys.stderr.write(f"cmdop-agent: {error}\n")
+            data = b""
+        if not data:
+            self._end()
+
+    def _write(self) -> None:
+        outbox = self._server.outbox
+        try:
+            while True:
+                buffers = outbox.buffers(self._loop.time())
+                if not buffers:
+                    break
+                outbox.written(os.writev(self._writer, buffers))
+        except BlockingIOError:
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._writer, self._write)
+            return
+        except OSError:
+            self._end()
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._writer)
+
+    def _end_in_silence(self) -> None:
+        """A client that vanished without a word leaves nothing here for long."""
+        if self._loop.time() - self._heard > SILENCE:
+            self._end()
+        else:
+            self._listening = self._loop.call_later(SILENCE / 4, self._end_in_silence)
+
+
+def _whole(number: object) -> int:
+    if not isinstance(number, int):
+        raise FrameError(f"{number!r} is no number of bytes")
+    return number
+
+
+def keep_agent_socket(root: str) -> None:
+    """Let sessions find a forwarded ssh agent under one name, whichever link it came by last."""
+    place = os.environ.get("SSH_AUTH_SOCK")
+    stable = os.path.join(root, "ssh-agent")
+    if not place or "SSH_CONNECTION" not in os.environ or place == stable:
+        return
+    fresh = f"{stable}.{os.getpid()}"
+    try:
+        os.symlink(place, fresh)
+        os.replace(fresh, stable)
+    except OSError:  # sessions get the link's own name then, good until it ends
+        return
+    os.environ["SSH_AUTH_SOCK"] = stable
+
+
+def serve(nonce: str) -> int:
+    """Serve the store on stdin and stdout until they end; `nonce` is said first, so that our words can be told."""
+    home = os.path.expanduser("~")
+    os.chdir(home if os.access(home, os.X_OK) else "/")
+    installed.hold()
+    os.write(1, installed.hello(nonce))
+    asyncio.run(_serve())
+    return 0
+
+
+async def _serve() -> None:
+    calls: Calls | CmdopError
+    try:
+        store = SessionStore()
+        keep_agent_socket(store.root)
+        calls = Calls(store)
+    except CmdopError as error:  # the client is told so whatever it asks
+        calls = error
+    sweeping = asyncio.get_running_loop().run_in_executor(None, installed.prune)
+    await _Pipes(calls, 0, 1).run()
+    await sweeping

@@ -1,0 +1,127 @@
+"""The machines of this process by name, one object each; those reached before; who is asked what ssh asks."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import getpass
+import json
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from .agent.places import default_root, make_private
+from .config import Config
+from .errors import CmdopError, ConfigError
+from .machines.asking import Asking, Question
+from .machines.base import Machine
+from .machines.local import LocalMachine
+from .machines.presets import Place
+from .machines.stdio import StdioMachine
+from .runtime import NobodyWaits, on_main_thread
+
+RECENT = 50  # machines that are remembered
+
+log = logging.getLogger("cmdop_jupyter")
+
+Asker = Callable[[Question], Awaitable[str | None]]
+
+_machines: dict[str, Machine] = {}
+_places: dict[str, Place] = {}
+_asker: Asker | None = None
+_asking: Asking | None = None
+
+
+def machine(name: str = "local") -> Machine:
+    """The machine of that name.
+
+    Raises:
+        UnknownMachine: Nothing has that name.
+        InvalidRequest, ConfigError: It cannot be what it says it is.
+    """
+    if name == "local" and name in _machines:
+        return _machines[name]  # without a look at any file
+    try:
+        place = Config.load().resolve(name)
+    except ConfigError as error:
+        if name != "local":
+            raise
+        log.warning("%s", error)  # what is wrong with other machines must not stop this one
+        place = Place("local", "local")
+    known = _machines.get(place.name)
+    if known is None or (_places[place.name] != place and known.link.state == "down"):
+        _places[place.name] = place
+        _machines[place.name] = known = LocalMachine(place=place) if place.kind == "local" else _remote(place)
+    return known
+
+
+def reached_before() -> list[str]:
+    """Names of the machines that this user has reached from here, the newest first; `local` is not among them."""
+    names = _remembered()
+    return [name for name, one in _machines.items() if one.link.state == "up" and name not in ("local", *names)] + names
+
+
+def forget(name: str) -> None:
+    """Do not list a machine among those reached before."""
+    _write([one for one in _remembered() if one != name])
+
+
+def set_asker(asker: Asker | None) -> None:
+    """Ask `asker` what ssh asks while nobody waits on the main thread; None: then nobody is asked."""
+    global _asker
+    _asker = asker
+
+
+def _remote(place: Place) -> StdioMachine:
+    global _asking
+    if _asking is None:
+        _asking = Asking(_ask)
+    return StdioMachine(place, _asking, on_up=functools.partial(_remember, place.name))
+
+
+async def _ask(question: Question) -> str | None:
+    """Somebody who waits for us is asked where they wait; else in the page."""
+    with contextlib.suppress(NobodyWaits):
+        return await on_main_thread(functools.partial(_ask_here, question))
+    return await _asker(question) if _asker is not None else None
+
+
+def _ask_here(question: Question) -> str | None:
+    """Ask at the keyboard, or in the cell that runs; None where nobody can be asked."""
+    if "ipykernel" not in sys.modules and not sys.stdin.isatty():
+        return None
+    try:
+        return (getpass.getpass if question.secret else input)(f"{question.text.rstrip()} ")
+    except Exception:  # a kernel whose front end takes no input has an error of its own for it
+        return None
+    except KeyboardInterrupt:
+        return None
+
+
+def _file() -> Path:
+    return Path(default_root()) / "machines.json"
+
+
+def _remembered() -> list[str]:
+    try:
+        names = json.loads(_file().read_text())
+    except (OSError, ValueError):
+        return []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _remember(name: str) -> None:
+    names = _remembered()
+    if names[:1] != [name]:
+        _write([name, *(one for one in names if one != name)][:RECENT])
+
+
+def _write(names: list[str]) -> None:
+    path = _file()
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError, CmdopError):  # to be remembered is a convenience
+        make_private(str(path.parent))
+        fresh.write_text(json.dumps(names))
+        fresh.replace(path)

@@ -1,0 +1,281 @@
+"""One link: a process whose stdin and stdout reach an agent, and the calls under way on it. It breaks once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from ..agent.frames import FrameDecoder, FrameError, encode
+from ..agent.store import raise_answer
+from ..errors import LinkLost
+from .bootstrap import Bootstrap, BootstrapError
+
+PIPE_SIZE = 1024 * 1024  # bytes, where the system allows it
+ACKNOWLEDGE = 16 * 1024  # bytes of bulk after which the far side is told that we have them
+LAST_WORDS = 8 * 1024  # bytes of stderr that are kept
+CLOSE_SECONDS = 2.0  # for the process to end by itself once its stdin is closed
+
+Header = dict[str, Any]
+
+
+class Link(asyncio.Protocol):
+    """Starts `command` and brings the agent up behind it; then `ask`s it. On one loop.
+
+    Args:
+        machine: Its name, for errors.
+        silence: Seconds without a word after which the link counts as broken.
+        on_lost: Called once with this link and the reason when it has broken after it was opened.
+
+    Attributes:
+        heard: When the last byte came, by the loop's clock.
+        round_trip: Seconds of the newest ping; None before.
+        lost: Why it broke; None while it is up.
+    """
+
+    def __init__(
+        self, machine: str, bootstrap: Bootstrap, silence: float, on_lost: Callable[[Link, str], object]
+    ) -> None:
+        self._machine, self._bootstrap, self._silence, self._on_lost = machine, bootstrap, silence, on_lost
+        self._loop = asyncio.get_running_loop()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stdin: asyncio.WriteTransport | None = None
+        self._stdout: asyncio.ReadTransport | None = None
+        self._errors = _LastWords()
+        self._decoder = FrameDecoder()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, tuple[asyncio.Future[tuple[Header, bytes]], list[bytes]]] = {}
+        self._bulk = self._told = 0  # bytes of bulk that came, and that the far side knows of
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._tasks: set[asyncio.Future[object]] = set()
+        self._tick: asyncio.TimerHandle | None = None
+        self._up = False
+        self.heard = self._loop.time()
+        self.round_trip: float | None = None
+        self.lost: str | None = None
+
+    async def open(self, command: Sequence[str], environment: Mapping[str, str]) -> Header:
+        """Start the command and wait for the agent's hello; return it. Cancelling ends the process.
+
+        Raises:
+            BootstrapError: What is there is no agent, and cannot become one.
+            OSError: The command cannot be started.
+        """
+        ours, theirs = _pipe(), _pipe()
+        try:
+            # A session of its own: the user's ^C is not for it, and it finds no terminal to ask at.
+            self._process = subprocess.Popen(  # noqa: ASYNC220  # a fork, of milliseconds
+                command,
+                stdin=theirs[0],
+                stdout=ours[1],
+                stderr=subprocess.PIPE,
+                env=dict(environment),
+                start_new_session=True,
+            )
+        finally:
+            os.close(theirs[0])
+            os.close(ours[1])
+        assert self._process.stderr is not None
+        self._stdin, _ = await self._loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(theirs[1], "wb", 0))
+        self._stdout, _ = await self._loop.connect_read_pipe(lambda: self, os.fdopen(ours[0], "rb", 0))
+        await self._loop.connect_read_pipe(lambda: self._errors, self._process.stderr)
+        self._stdin.write(self._bootstrap.first)
+        try:
+            await self._opened
+        except BaseException:
+            self.close()
+            raise
+        self._up = True
+        self._watch()
+        return self._bootstrap.hello
+
+    async def last_words(self) -> tuple[str, int | None]:
+        """What the process said on stderr, and its exit code, once it has ended."""
+        process = self._process
+        if process is None:
+            return "", None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._errors.closed.wait()
+        self.close()
+        code = await asyncio.to_thread(process.wait)
+        return self._errors.text, code
+
+    async def ask(self, header: Header, body: bytes = b"") -> tuple[Header, bytes]:
+        """Ask the agent, and wait for the answer. Cancelling tells it that nobody waits any more.
+
+        Raises:
+            LinkLost: The link broke before the answer.
+            CmdopError: What the agent answered.
+        """
+        if self.lost is not None or self._stdin is None:
+            raise LinkLost(self._machine, self.lost or "closed")
+        number = next(self._numbers)
+        future: asyncio.Future[tuple[Header, bytes]] = self._loop.create_future()
+        self._waiting[number] = future, []
+        self._stdin.write(encode({**header, "number": number}, body))
+        try:
+            answer, data = await future
+        except asyncio.CancelledError:
+            if number in self._waiting and self._stdin is not None:
+                self._stdin.write(encode({"op": "cancel", "number": number}))
+            raise
+        finally:
+            self._waiting.pop(number, None)
+        return raise_answer(answer), data
+
+    def later(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do something that nobody waits for."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self, reason: str = "closed") -> None:
+        """End the process; calls under way raise LinkLost."""
+        self._lose(reason)
+        process, stdin, stdout = self._process, self._stdin, self._stdout
+        self._stdin = self._stdout = None
+        if stdin is not None and not stdin.is_closing():
+            stdin.abort()
+        if stdout is not None and not stdout.is_closing():
+            stdout.close()
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL if self._silent() else signal.SIGTERM)
+            self._loop.run_in_executor(None, _reap, process)
+
+    # -- as asyncio calls it
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = self._loop.time()
+        try:
+            if not self._opened.done():
+                answer = self._bootstrap.feed(data)
+                if answer and self._stdin is not None:
+                    self._stdin.write(answer)
+                if not self._bootstrap.done:
+                    return
+                self._opened.set_result(None)
+                data = self._bootstrap.rest
+            for header, body in self._decoder.feed(data):
+                self._hear(header, body)
+        except BootstrapError as error:
+            if not self._opened.done():
+                self._opened.set_exception(error)
+            return
+        except FrameError as error:
+            self.close(str(error))
+            return
+        if self._bulk - self._told >= ACKNOWLEDGE and self._stdin is not None:
+            self._told = self._bulk
+            self._stdin.write(encode({"op": "got", "bytes": self._bulk}))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._opened.done():
+            self.later(self._fail())
+            return
+        self._lose(self._why())
+        self.close()
+
+    # -- the parts
+
+    async def _fail(self) -> None:
+        """It ended before the agent said a word: find out why."""
+        said, code = await self.last_words()
+        if not self._opened.done():
+            self._opened.set_exception(self._bootstrap.end(code, said.encode()))
+
+    def _hear(self, header: Header, body: bytes) -> None:
+        if header.get("bulk"):
+            self._bulk += len(body)
+        waiting = self._waiting.get(header.get("number", 0))
+        if waiting is None:
+            return  # of a call that was cancelled
+        future, pieces = waiting
+        if header.get("more"):
+            pieces.append(body)
+        elif not future.done():
+            future.set_result((header, b"".join([*pieces, body]) if pieces else body))
+
+    def _watch(self) -> None:
+        """Ask for a sign of life where there was none for a while; without one the link is broken."""
+        if self.lost is not None:
+            return
+        quiet = self._loop.time() - self.heard
+        if quiet >= self._silence:
+            self.close(f"no word in {self._silence:g} s")
+            return
+        if quiet >= self._silence / 3 * 0.9 or not self.round_trip:
+            self.later(self.ping())
+        self._tick = self._loop.call_later(self._silence / 3, self._watch)
+
+    async def ping(self) -> float | None:
+        """Seconds that a question and its answer take; None when the link broke."""
+        began = self._loop.time()
+        with contextlib.suppress(LinkLost):
+            await self.ask({"op": "ping"})
+            self.round_trip = self._loop.time() - began
+            return self.round_trip
+        return None
+
+    def _silent(self) -> bool:
+        return self._loop.time() - self.heard >= self._silence
+
+    def _why(self) -> str:
+        """Why the stream ended, as far as the process says so."""
+        words = self._errors.text.strip().splitlines()
+        return words[-1][:200] if words else "the connection was closed"
+
+    def _lose(self, reason: str) -> None:
+        if self.lost is not None:
+            return
+        self.lost = reason
+        if self._tick is not None:
+            self._tick.cancel()
+        for future, _ in self._waiting.values():
+            if not future.done():
+                future.set_exception(LinkLost(self._machine, reason))
+        if self._up:
+            self._on_lost(self, reason)
+
+
+class _LastWords(asyncio.Protocol):
+    """Keeps the end of what a process says on stderr."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self.closed = asyncio.Event()
+
+    @property
+    def text(self) -> str:
+        return self._data.decode("utf-8", "replace")
+
+    def data_received(self, data: bytes) -> None:
+        self._data = (self._data + data)[-LAST_WORDS:]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed.set()
+
+
+def _pipe() -> tuple[int, int]:
+    import fcntl
+
+    ends = os.pipe()
+    with contextlib.suppress(OSError):  # not Linux, or the user's share of pipe memory is used up
+        fcntl.fcntl(ends[0], getattr(fcntl, "F_SETPIPE_SZ", 1031), PIPE_SIZE)
+    return ends
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that was told to end; make it end."""
+    try:
+        process.wait(CLOSE_SECONDS)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,338 @@
+"""A machine behind a command's stdin and stdout (ssh, docker exec, sudo …): dials, redials, asks the agent there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ..agent.log import Chunk
+from ..agent.rpc import unpack_chunks
+from ..errors import CmdopError, ConnectFailed
+from .asking import Asking, Dial
+from .base import Forward, LinkState, SessionFacts, StartRequest, Status, StopReport, Tail, read_report
+from .bootstrap import Bootstrap, BootstrapError, looking_word, word_of
+from .forward import PortHere
+from .link import Link
+from .parcel import agent_parcel
+from .presets import Place, asked_at
+from .ssh_words import explain
+
+DIALS = 8  # under way at once in this process: sshd refuses more (MaxStartups 10)
+DIAL_SECONDS = 30.0  # without a question to the user
+DIAL_TRIES = 6  # of a first dial, when the far side was just busy
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two tries
+SSH_FAILED = 255  # how ssh exits when it did not come to run anything
+AHEAD = 32  # reads that are asked for before anybody wants them
+
+Report = Callable[[str], object]
+_dials: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+
+
+def pause_before(attempt: int, chance: float) -> float:
+    """Seconds before try number `attempt` (from 1): doubling, up to half of it left to `chance` (0 to 1)."""
+    longest: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt, 10))
+    return longest * (0.5 + chance / 2)
+
+
+class StdioMachine:
+    """Sessions of a user somewhere else, over one process however many there are. Belongs to the loop of its first call.
+
+    Args:
+        place: How it is reached.
+        asking: Who answers ssh's questions.
+        on_up: Called whenever the link has come up.
+    """
+
+    def __init__(self, place: Place, asking: Asking | None = None, on_up: Callable[[], object] = lambda: None) -> None:
+        self.place, self._on_up = place, on_up
+        self.name = place.name
+        self._asking = asking or Asking(None)
+        self._owns_asking = asking is None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._link: Link | None = None
+        self._hello: dict[str, Any] = {}
+        self._state = LinkState("down", "not dialled yet", since=time.monotonic())
+        self._changed = asyncio.Event()
+        self._dialling: asyncio.Task[Link] | None = None
+        self._retrying: asyncio.Task[None] | None = None
+        self._was_up = False
+        self._closed = False
+        self._owned: dict[str, str] = {}
+        self._kept: dict[str, object] | None = None
+        self._ahead: dict[tuple[str, int], asyncio.Task[list[Chunk]]] = {}
+
+    # -- the link
+
+    @property
+    def link(self) -> LinkState:
+        return self._state
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that the newest ping took."""
+        return self._link.round_trip if self._link is not None else None
+
+    @property
+    def hello(self) -> dict[str, Any]:
+        """What the far side said of itself; {} before it was reached."""
+        return self._hello
+
+    async def link_change(self, seen: LinkState) -> LinkState:
+        while self._state is seen:
+            await self._changed.wait()
+        return self._state
+
+    async def connect(self, report: Report | None = None) -> dict[str, Any]:
+        link = await self._ready(dial=True, report=report)
+        await link.ping()
+        return {**self._hello, "round_trip": link.round_trip}
+
+    async def close(self) -> None:
+        self._closed = True
+        for task in (self._dialling, self._retrying, *self._ahead.values()):
+            if task is not None:
+                task.cancel()
+        self._ahead.clear()
+        if self._link is not None:
+            self._link.close()
+        if self._owns_asking:
+            self._asking.close()
+        self._set("down", "closed")
+
+    def _set(self, state: str, reason: str = "", next_try: float | None = None, *, again: bool = False) -> None:
+        redials = self._state.redials + again
+        self._state = LinkState(state, reason, next_try, time.monotonic(), redials)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _ready(self, *, dial: bool, report: Report | None = None) -> Link:
+        """The link, once it is up. A machine that was never reached is dialled, else only where `dial` says so.
+
+        Raises:
+            ConnectFailed: A dial failed.
+        """
+        if self._pid != os.getpid():  # a forked child: the link is its parent's
+            self._begin()
+        while self._link is None or self._link.lost is not None:
+            if self._closed:
+                raise ConnectFailed(self.name, "its client was closed")
+            if dial or not self._was_up:
+                if self._dialling is None or self._dialling.done():
+                    self._dialling = asyncio.ensure_future(self._dial(DIAL_TRIES, report))
+                    self._dialling.add_done_callback(lambda done: done.cancelled() or done.exception())
+                await asyncio.shield(self._dialling)
+            else:
+                await self.link_change(self._state)
+        return self._link
+
+    async def _dial(self, tries: int, report: Report | None = None) -> Link:
+        """Bring the link up; in vain, raise ConnectFailed."""
+        tell = report or (lambda _: None)
+        self._set("retrying" if self._was_up else "connecting", self._state.reason)
+        for attempt in range(1, tries + 1):
+            try:
+                link = await self._dial_once(tell)
+                break
+            except ConnectFailed as failed:
+                if attempt == tries or not failed.busy:
+                    self._set("down", failed.reason)
+                    raise
+                tell(f"{failed.reason}; once more")
+                await asyncio.sleep(pause_before(attempt, random.random()))
+        self._link = link
+        for session_id, owner in self._owned.items():
+            link.later(_quietly(link.ask({"op": "own", "session": session_id, "owner": owner})))
+        self._set("up", again=self._was_up)
+        self._was_up = True
+        self._on_up()
+        return link
+
+    async def _dial_once(self, tell: Report) -> Link:
+        place, loop = self.place, asyncio.get_running_loop()
+        words = [word_of(place.python)] if place.python else [word_of(None), looking_word()]
+        async with _dials.setdefault(loop, asyncio.Semaphore(DIALS)), self._asking.dial(self.name) as dial:
+            for word in words:
+                tell(f"running {' '.join(place.command)} …")
+                bootstrap = Bootstrap(agent_parcel(), login=place.login)
+                link = Link(self.name, bootstrap, place.silence, self._on_lost)
+                try:
+                    self._hello = await self._open(link, [*place.command, word], dial)
+                    tell(_told(self._hello))
+                    await link.ask(self._kept or {"op": "ping"})
+                    return link
+                except BootstrapError as error:
+                    said, code = await link.last_words()
+                    if (type(error) is BootstrapError or code == SSH_FAILED) and not bootstrap.noise:
+                        raise explain(self.name, place.kind, said, code, dial.refused) from None
+                    if not error.look_further or word is words[-1]:
+                        raise ConnectFailed(self.name, error.reason, error.remedy) from None
+                    tell(f"{error.reason}; looking for another Python")
+                    link.close()
+                except BaseException as error:
+                    link.close()
+                    if isinstance(error, ConnectFailed):
+                        raise
+                    if isinstance(error, CmdopError):  # what the agent answers first: its store is refused
+                        raise ConnectFailed(self.name, str(error)) from None
+                    if isinstance(error, OSError):
+                        words_of = f"{place.command[0]} cannot be run: {error.strerror}"
+                        raise ConnectFailed(self.name, words_of) from None
+                    raise
+        raise AssertionError("the last word either opens or raises")
+
+    async def _open(self, link: Link, command: list[str], dial: Dial) -> dict[str, Any]:
+        """Open a link; without a question to the user it may take `DIAL_SECONDS`."""
+        loop = asyncio.get_running_loop()
+        opening = asyncio.ensure_future(link.open(command, {**os.environ, **dial.environment}))
+        deadline = loop.time() + DIAL_SECONDS
+        try:
+            while not opening.done():
+                if dial.open:
+                    deadline = loop.time() + DIAL_SECONDS
+                elif loop.time() > deadline:
+                    raise ConnectFailed(self.name, f"no answer in {DIAL_SECONDS:g} s")
+                await asyncio.wait([opening], timeout=0.5)
+            return opening.result()
+        finally:
+            opening.cancel()
+
+    def _on_lost(self, link: Link, reason: str) -> None:
+        if link is not self._link or self._closed:
+            return
+        self._ahead.clear()  # they have failed
+        self._set("retrying", reason)
+        if self._retrying is None or self._retrying.done():
+            self._retrying = asyncio.ensure_future(self._retry(reason))
+
+    async def _retry(self, reason: str) -> None:
+        """Dial until the link is up again, or somebody has to see to it: then it is `down` until it is asked for."""
+        attempt = 0
+        while not self._closed and (self._link is None or self._link.lost is not None):
+            if attempt:
+                pause = pause_before(attempt, random.random())
+                self._set("retrying", reason, time.monotonic() + pause)
+                try:
+                    async with asyncio.timeout(pause):
+                        while self._state.state != "up":
+                            await self.link_change(self._state)
+                    return
+                except TimeoutError:
+                    pass
+            attempt += 1
+            try:
+                if self._dialling is None or self._dialling.done():
+                    self._dialling = asyncio.ensure_future(self._dial(1))
+                await asyncio.shield(self._dialling)
+            except ConnectFailed as failed:
+                reason = failed.reason
+                if failed.needs_you:
+                    return
+
+    # -- the calls
+
+    async def _ask(
+        self, op: str, body: bytes = b"", *, dial: bool = False, **facts: object
+    ) -> tuple[dict[str, Any], bytes]:
+        link = await self._ready(dial=dial)
+        return await link.ask({"op": op, **facts}, body)
+
+    async def keep_ended(self, seconds: float, max_bytes: int) -> None:
+        self._kept = {"op": "keep_ended", "seconds": seconds, "max_bytes": max_bytes}
+        if self._link is not None and self._link.lost is None:
+            await self._link.ask(self._kept)
+
+    async def start(self, request: StartRequest) -> SessionFacts:
+        answer, _ = await self._ask("start", json.dumps(asked_at(self.place, request)).encode(), dial=True)
+        return SessionFacts.from_answer(answer)
+
+    async def sessions(self) -> list[tuple[SessionFacts, Status]]:
+        _, body = await self._ask("sessions", dial=True)
+        return [(SessionFacts.from_answer(one), Status.from_answer(one)) for one in json.loads(body)]
+
+    async def find(self, wanted: str) -> SessionFacts:
+        answer, _ = await self._ask("find", wanted=wanted, dial=True)
+        return SessionFacts.from_answer(answer)
+
+    async def status(self, session_id: str, seen: int | None = None) -> Status:
+        answer, _ = await self._ask("status", session=session_id, seen=seen)
+        return Status.from_answer(answer)
+
+    async def read(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
+        ahead = self._ahead.pop((session_id, offset), None)
+        if ahead is None:
+            chunks = await self._read(session_id, offset, max_bytes)
+        else:
+            chunks = await ahead
+        if chunks and chunks[-1].end - offset > max_bytes // 2:
+            self._read_ahead(session_id, chunks[-1].end, max_bytes)
+        return chunks
+
+    async def _read(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
+        return unpack_chunks(*await self._ask("read", session=session_id, offset=offset, max_bytes=max_bytes))
+
+    def _read_ahead(self, session_id: str, offset: int, max_bytes: int) -> None:
+        """Ask for what will be wanted next, so that the link is not idle while this is looked at."""
+        key = (session_id, offset)
+        if key not in self._ahead:
+            while len(self._ahead) >= AHEAD:
+                self._ahead.pop(next(iter(self._ahead))).cancel()
+            task = self._ahead[key] = asyncio.ensure_future(self._read(session_id, offset, max_bytes))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def read_nowait(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
+        return unpack_chunks(*await self._ask("read_nowait", session=session_id, offset=offset, max_bytes=max_bytes))
+
+    async def tail(self, session_id: str, max_bytes: int) -> Tail:
+        answer, body = await self._ask("tail", session=session_id, max_bytes=max_bytes)
+        return Tail(unpack_chunks(answer, body), answer["before"], Status.from_answer(answer["status"]))
+
+    async def write(self, session_id: str, writer: str, offset: int, data: bytes, *, eof: bool = False) -> int:
+        answer, _ = await self._ask("write", data, session=session_id, writer=writer, offset=offset, eof=eof)
+        return int(answer["accepted"])
+
+    async def resize(self, session_id: str, cols: int, rows: int, call: str = "") -> None:
+        await self._ask("resize", session=session_id, cols=cols, rows=rows, call=call)
+
+    async def signal(self, session_id: str, name: str, call: str = "") -> None:
+        await self._ask("signal", session=session_id, name=name, call=call)
+
+    async def stop(self, session_id: str, call: str, grace: float) -> StopReport:
+        answer, _ = await self._ask("stop", session=session_id, call=call, grace=grace)
+        return read_report(answer)
+
+    async def limit(self, session_id: str, max_log: int, policy: str | None = None, call: str = "") -> None:
+        await self._ask("limit", session=session_id, max_log=max_log, policy=policy, call=call)
+
+    async def own(self, session_id: str, owner: str) -> None:
+        self._owned[session_id] = owner
+        await self._ask("own", session=session_id, owner=owner)
+
+    async def remove(self, session_id: str) -> None:
+        await self._ask("remove", session=session_id)
+        self._owned.pop(session_id, None)
+
+    async def surroundings(self) -> list[dict[str, Any]]:
+        """What there could stand in the way of sessions: `what`, `ok`, `found` of each thing looked at."""
+        answer, _ = await self._ask("surroundings")
+        return list(answer["checks"])
+
+    async def forward(self, port: int) -> Forward:
+        return await PortHere.open(port, self._ask)
+
+
+def _told(hello: dict[str, Any]) -> str:
+    return f"Python {hello.get('python')} on {hello.get('hostname')}, agent {hello.get('was') or 'here'}"
+
+
+async def _quietly(work: Coroutine[Any, Any, object]) -> None:
+    with contextlib.suppress(CmdopError):  # the session is over, or the link broke again: whoever cares asks again
+        await work
