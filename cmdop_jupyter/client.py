@@ -43,7 +43,7 @@ class Terminal:
 
     async def create(
         self,
-        machine_name: str = "local",
+        machine_name: str | None = None,
         command: str | None = None,
         *,
         name: str | None = None,
@@ -57,7 +57,8 @@ class Terminal:
         """Start `command` (the text of a script) or, without one, a login shell; return its stream, from its beginning.
 
         Args:
-            machine_name: Where: `local`, a name of the configuration or of ~/.ssh/config, `ssh://me@host:2222` …
+            machine_name: Where, if not on the client's own: `local`, a name of the configuration or of ~/.ssh/config,
+                `ssh://me@host:2222` …
             name: To be unique among live sessions; made up when not given.
             shell: By default bash where there is one, else sh; a `#!` line in the script wins over that.
             tty: `split` (default for commands), `full` (default for shells) or `none`.
@@ -66,7 +67,7 @@ class Terminal:
         Raises:
             UnknownMachine, ConnectFailed, NameInUse, StartFailed, InvalidRequest: Nothing was started.
         """
-        where = self._machine if machine_name == self._machine.name else machine(machine_name)
+        where = self._machine if machine_name in (None, self._machine.name) else machine(machine_name)
         request = StartRequest(
             id=new_id(),
             name=name or ("shell" if command is None else "command"),

@@ -57,6 +57,11 @@ def machine(name: str = "local") -> Machine:
     return known
 
 
+def here() -> dict[str, Machine]:
+    """The machines that were asked for in this process, by name."""
+    return dict(_machines)
+
+
 def reached_before() -> list[str]:
     """Names of the machines that this user has reached from here, the newest first; `local` is not among them."""
     names = _remembered()

@@ -15,7 +15,8 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -232,12 +233,15 @@ class Sshd:
         return [] if self._process is None else [pid for pid, name in descendants(self.pid) if name.startswith("sshd")]
 
     def kill_children(self, how: int = signal.SIGKILL) -> list[int]:
-        """Send `how` to all of them; return who got it. They may end meanwhile."""
+        """Send `how` to all of them, and see it take effect where it ends or stops them; return who got it."""
         struck = []
         for pid in self.children():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, how)
                 struck.append(pid)
+        wanted = {signal.SIGKILL: "", signal.SIGSTOP: "Tt"}.get(signal.Signals(how))
+        if wanted is not None:
+            wait_until(lambda: all(state(pid) in ("", *wanted) for pid in struck))
         return struck
 
     def stop(self) -> None:
@@ -269,6 +273,23 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Look until it is true, for what the system tells nobody of."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, f"not true in {READY_SECONDS} s"
+        select.select([], [], [], 0.002)
+
+
+def state(pid: int) -> str:
+    """One letter, as in proc(5): `R`, `S`, `T` …; '' for a process that has ended."""
+    try:
+        found = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][0]
+    except OSError:
+        return ""
+    return "" if found in "ZX" else found
 
 
 def processes() -> Iterator[tuple[int, int, str]]:

@@ -2,7 +2,7 @@
 
 A request is `{"number", "op", …}` and a body; its answer `{"number", …}` and a body, or `{"number", "error", "args"}`.
 A long body comes in pieces: `{"number", "more": true}`, the last with the answer's header; frames of reads and tails
-say `"bulk": true`. Without an answer are `{"op": "cancel", "number"}` and `{"op": "got", "bytes"}`: bytes of bulk so far.
+say `"bulk": true`. Without an answer are `{"op": "cancel", "number"}` and `{"op": "got", "bytes"}`: bulk so far.
 """
 
 from __future__ import annotations
@@ -315,7 +315,8 @@ class Server:
     async def _op_surroundings(self, header: Header, body: bytes) -> Reply:
         from . import surroundings
 
-        return {"checks": await asyncio.to_thread(surroundings.examine, self._calls.store)}, ()
+        checks = await asyncio.to_thread(surroundings.examine, self._calls.store, header.get("detach") or ())
+        return {"checks": checks}, ()
 
     async def _op_dial(self, header: Header, body: bytes) -> Reply:
         return {"connection": await self._ports.dial(int(header["port"]))}, ()
@@ -426,6 +427,8 @@ def keep_agent_socket(root: str) -> None:
 
 def serve(nonce: str) -> int:
     """Serve the store on stdin and stdout until they end; `nonce` is said first, so that our words can be told."""
+    for name in ("SSH_ASKPASS", "SUDO_ASKPASS", "SSH_ASKPASS_REQUIRE", "CMDOP_ASK_TOKEN", "CMDOP_ASK_SOCKET"):
+        os.environ.pop(name, None)  # of a link that runs here: they are good for its dial alone
     home = os.path.expanduser("~")
     os.chdir(home if os.access(home, os.X_OK) else "/")
     installed.hold()

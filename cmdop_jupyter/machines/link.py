@@ -77,6 +77,10 @@ class Link(asyncio.Protocol):
                 env=dict(environment),
                 start_new_session=True,
             )
+        except BaseException:
+            os.close(ours[0])
+            os.close(theirs[1])
+            raise
         finally:
             os.close(theirs[0])
             os.close(ours[1])

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..agent.log import Chunk
 from ..agent.rpc import unpack_chunks
-from ..errors import CmdopError, ConnectFailed
+from ..errors import CmdopError, ConnectFailed, StoreRefused
 from .asking import Asking, Dial
 from .base import Forward, LinkState, SessionFacts, StartRequest, Status, StopReport, Tail, read_report
 from .bootstrap import Bootstrap, BootstrapError, looking_word, word_of
@@ -21,7 +21,7 @@ from .forward import PortHere
 from .link import Link
 from .parcel import agent_parcel
 from .presets import Place, asked_at
-from .ssh_words import explain
+from .ssh_words import cannot_run, explain
 
 DIALS = 8  # under way at once in this process: sshd refuses more (MaxStartups 10)
 DIAL_SECONDS = 30.0  # without a question to the user
@@ -41,7 +41,7 @@ def pause_before(attempt: int, chance: float) -> float:
 
 
 class StdioMachine:
-    """Sessions of a user somewhere else, over one process however many there are. Belongs to the loop of its first call.
+    """Sessions of a user somewhere else, over one process however many they are. Belongs to the loop of its first call.
 
     Args:
         place: How it is reached.
@@ -159,7 +159,11 @@ class StdioMachine:
     async def _dial_once(self, tell: Report) -> Link:
         place, loop = self.place, asyncio.get_running_loop()
         words = [word_of(place.python)] if place.python else [word_of(None), looking_word()]
-        async with _dials.setdefault(loop, asyncio.Semaphore(DIALS)), self._asking.dial(self.name) as dial:
+        async with _dials.setdefault(loop, asyncio.Semaphore(DIALS)), contextlib.AsyncExitStack() as stack:
+            try:
+                dial = await stack.enter_async_context(self._asking.dial(self.name))
+            except StoreRefused as error:
+                raise ConnectFailed(self.name, f"nobody could answer its questions: {error}") from None
             for word in words:
                 tell(f"running {' '.join(place.command)} …")
                 bootstrap = Bootstrap(agent_parcel(), login=place.login)
@@ -184,8 +188,7 @@ class StdioMachine:
                     if isinstance(error, CmdopError):  # what the agent answers first: its store is refused
                         raise ConnectFailed(self.name, str(error)) from None
                     if isinstance(error, OSError):
-                        words_of = f"{place.command[0]} cannot be run: {error.strerror}"
-                        raise ConnectFailed(self.name, words_of) from None
+                        raise cannot_run(self.name, place.command[0], error) from None
                     raise
         raise AssertionError("the last word either opens or raises")
 
@@ -193,17 +196,24 @@ class StdioMachine:
         """Open a link; without a question to the user it may take `DIAL_SECONDS`."""
         loop = asyncio.get_running_loop()
         opening = asyncio.ensure_future(link.open(command, {**os.environ, **dial.environment}))
+        hopeless = asyncio.ensure_future(dial.hopeless.wait())
         deadline = loop.time() + DIAL_SECONDS
         try:
             while not opening.done():
                 if dial.open:
                     deadline = loop.time() + DIAL_SECONDS
+                elif hopeless.done():  # else ssh goes on trying, and asking
+                    link.close()
+                    said, code = await link.last_words()
+                    raise explain(self.name, self.place.kind, said, code, dial.refused)
                 elif loop.time() > deadline:
                     raise ConnectFailed(self.name, f"no answer in {DIAL_SECONDS:g} s")
-                await asyncio.wait([opening], timeout=0.5)
+                news = [one for one in (opening, hopeless) if not one.done()]
+                await asyncio.wait(news, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
             return opening.result()
         finally:
             opening.cancel()
+            hopeless.cancel()
 
     def _on_lost(self, link: Link, reason: str) -> None:
         if link is not self._link or self._closed:
@@ -322,7 +332,7 @@ class StdioMachine:
 
     async def surroundings(self) -> list[dict[str, Any]]:
         """What there could stand in the way of sessions: `what`, `ok`, `found` of each thing looked at."""
-        answer, _ = await self._ask("surroundings")
+        answer, _ = await self._ask("surroundings", detach=list(self.place.detach))
         return list(answer["checks"])
 
     async def forward(self, port: int) -> Forward:
