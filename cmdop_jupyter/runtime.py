@@ -198,11 +198,14 @@ async def on_main_thread(work: Callable[[], T]) -> T:
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
     _asked.put(lambda: _answer(work, future))
     wrapped = asyncio.wrap_future(future)
-    while not wrapped.done():
-        if not _waiters and not future.running() and future.cancel():  # who waited went away
-            raise NobodyWaits
-        await asyncio.wait([wrapped], timeout=TICK)
-    return wrapped.result()
+    try:
+        while not wrapped.done():
+            if not _waiters and not future.running() and future.cancel():  # who waited went away
+                raise NobodyWaits
+            await asyncio.wait([wrapped], timeout=TICK)
+        return wrapped.result()
+    finally:
+        future.cancel()  # nobody wants it any more; under way or done it is not touched
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ class Stream:
     def __init__(self, machine: Machine) -> None:
         self._machine = Steady(machine)
         self._forwards: dict[int, Forward] = {}
+        self._forwarding = asyncio.Lock()
         self._facts: SessionFacts | None = None
         self._origin = 0  # where cursors begin when nothing else is said
         self._known = Status("starting", -1, 0)
@@ -400,10 +401,15 @@ class Stream:
         return Pending(self._forward(port), f"forward {port}")
 
     async def _forward(self, port: int) -> str:
-        self.facts  # noqa: B018  # raises when it is not attached
-        if port not in self._forwards:
-            self._forwards[port] = await self._machine.forward(port)
-        return f"http://127.0.0.1:{self._forwards[port].port}/"
+        async with self._forwarding:
+            session = self.facts
+            if port not in self._forwards:
+                forward = await self._machine.forward(port)
+                if self._facts is not session:
+                    forward.close()
+                    raise Detached("the stream was detached meanwhile")
+                self._forwards[port] = forward
+            return f"http://127.0.0.1:{self._forwards[port].port}/"
 
     def limit(self, max_log: int, policy: str | None = None) -> Pending[None]:
         """Change the log's size limit (bytes) and what happens there: `drop-oldest` or `hold`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -122,6 +123,8 @@ class Wait:
         deadline = None if self._timeout is None else loop.time() + self._timeout
         try:
             async with asyncio.timeout(None) as limit:
+                if machine.link.state != "up":  # no history can be read
+                    limit.reschedule(deadline)
                 offset = await start()
                 reading = _Reading(machine, session.id, self._searcher, offset, self._exit_ends)
                 reading.when_history_is_read = lambda: limit.reschedule(deadline)
@@ -132,8 +135,7 @@ class Wait:
         except PatternTooSlow:
             raise
         except TimeoutError:
-            tail = await machine.tail(session.id, LAST_BYTES)
-            newest = [line for line in last_words(tail.chunks) if line.end > offset]
+            newest = [line for line in await _newest(machine, session.id) if line.end > offset]
             last = newest[-1].text[:LINE_SHOWN] if newest else None
             raise WaitTimeout(self.words, self._timeout or 0.0, session.name, last, offset) from None
         if hit is None:
@@ -291,6 +293,15 @@ class _Reading:
             if task is not None:
                 task.cancel()
                 task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+
+async def _newest(machine: Machine, session_id: str) -> list[Line]:
+    """The newest lines, where they can be had within a second."""
+    if machine.link.state == "up":
+        with contextlib.suppress(CmdopError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                return last_words((await machine.tail(session_id, LAST_BYTES)).chunks)
+    return []
 
 
 async def exit_of(machine: Machine, session_id: str) -> Exit | None:

@@ -16,9 +16,15 @@ from kernels import Kernel
 
 import cmdop_jupyter
 from cmdop_jupyter import AsyncCMDOPClient, Stream, wait_for
+from cmdop_jupyter.agent.installed import KEEP_SECONDS
+from cmdop_jupyter.machines.parcel import agent_parcel
+from cmdop_jupyter.machines.presets import SILENCE, explicit
+from cmdop_jupyter.machines.settings import KEYS, SHORTEST_SILENCE, parse_file
+from cmdop_jupyter.machines.stdio import DIALS, LONGEST_PAUSE, pause_before
 from cmdop_jupyter.notebook.magics import CmdopMagics
 from cmdop_jupyter.notebook.options import Defaults, cell_parser
 from cmdop_jupyter.notebook.verbs import HELP, Verbs
+from cmdop_jupyter.notebook.views.question import ANSWER_SECONDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -205,3 +211,78 @@ def test_the_client_has_what_the_readme_says() -> None:
 
     for name in {name for code in CODE for name in re.findall(r"^client\.terminal\.(\w+)", code)}:
         assert callable(getattr(client.terminal, name))
+
+
+# -- other machines
+
+MACHINES = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
+
+
+def codes_in_first_column(text: str, after: str) -> list[str]:
+    """What is set as code in the first column of the first table behind `after`."""
+    rows = re.search(r"((?:^\|[^\n]*\n)+)", text.partition(after)[2], re.MULTILINE)
+    assert rows, after
+    return [code for row in rows[1].splitlines()[2:] for code in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
+def test_the_page_of_machines_has_every_key_of_a_machine() -> None:
+    assert codes_in_first_column(MACHINES, "Every key of a machine:") == list(KEYS)
+
+
+def test_the_page_of_machines_has_the_tables_of_a_file() -> None:
+    tables = codes_in_first_column(MACHINES, "[defaults]\ndetach")
+
+    assert tables == ["[machines.NAME]", "[groups]", "[defaults]"]
+    for table in tables:
+        parse_file(table, "cmdop.toml")
+    with pytest.raises(cmdop_jupyter.ConfigError, match="there are machines, groups, defaults"):
+        parse_file("[xyz]", "cmdop.toml")
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "docs" / "machines.md"], ids=lambda path: path.name)
+def test_the_files_that_a_page_shows_are_right(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    shown = re.findall(r"^( *)```toml\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    assert shown
+
+    for margin, block in shown:
+        file = parse_file(re.sub(f"^{margin}", "", block, flags=re.MULTILINE), "cmdop.toml")
+        assert file.machines
+        assert file.groups
+
+
+def test_the_names_that_lead_to_machines_do() -> None:
+    names = codes_in_first_column(MACHINES, "## What a machine may be called")
+    shown = re.findall(r"^%%cmdop (\S+://\S+)", README, re.MULTILINE)
+
+    assert {explicit(name)[0] for name in shown} == {"ssh", "docker", "kubectl", "sudo"}
+    for name in names:
+        if "@" in name or "://" in name:
+            assert explicit(name)
+        else:
+            assert name in ("local", "cmdop.toml", "Host", "~/.ssh/config", "Include")
+
+
+def test_the_messages_that_the_page_explains_are_those_that_are_told() -> None:
+    package = Path(cmdop_jupyter.__file__).parent
+    told = " ".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    told = re.sub(r'"\s*\n\s*f?r?"', "", told)
+    messages = codes_in_first_column(MACHINES, "## When it does not work")
+
+    assert len(messages) > 15
+    assert [message for message in messages if message not in re.sub(r"\{\w+\}", "machine", told)] == []
+
+
+def test_the_figures_of_a_link_are_the_real_ones() -> None:
+    assert SILENCE == 15
+    assert f"at least {SHORTEST_SILENCE:g}" in MACHINES
+    assert f"at most {LONGEST_PAUSE:g} s" in MACHINES
+    for attempt, words in ((1, "0.5 to 1 s"), (2, "1 to 2 s")):
+        assert words == f"{pause_before(attempt, 0):g} to {pause_before(attempt, 1):g} s"
+        assert words in MACHINES
+    assert DIALS == 8
+    assert "At most eight machines are dialled" in MACHINES
+    assert KEEP_SECONDS == 30 * 24 * 3600
+    assert ANSWER_SECONDS == 120
+    assert 50_000 <= len(agent_parcel().data) <= 70_000
+    assert "about 60 kB" in MACHINES

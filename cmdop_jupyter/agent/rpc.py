@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Union
 
 from . import installed
@@ -25,16 +25,18 @@ from .ports import Ports
 from .store import SessionStore
 
 PIECE, MIN_PIECE = 64 * 1024, 8 * 1024  # bytes of a body in one frame: what is urgent waits for one frame
-FIRST_WINDOW, MIN_WINDOW, MAX_WINDOW = 256 * 1024, 32 * 1024, 16 * 1024 * 1024  # bytes of bulk under way
-QUEUE_SECONDS = 0.08  # worth of bulk that may be under way
+FIRST_WINDOW, MIN_WINDOW, MAX_WINDOW = 128 * 1024, 32 * 1024, 16 * 1024 * 1024  # bytes of bulk under way
+QUEUE_SECONDS = 0.06  # worth of bulk that may be under way
+SMALL = 1024  # bytes of a body that goes first, whatever it is
 MOST_CHUNKS = 2000  # that one answer describes; a read may give less than it was asked for
+MOST_WORDS = 4000  # characters of one word of an error
 READ_SIZE = 256 * 1024
 SILENCE = 60.0  # seconds without a word; a client that lives says one every few
 URGENT, BULK, VIEWS = 0, 1, 2  # what goes first
 
 Header = dict[str, Any]
 Body = Union[bytes, memoryview]
-Reply = tuple[Header, Iterable[Body]]
+Reply = tuple[Header, Sequence[Body]]
 Frame = list[Body]  # its head, and the buffers of its body
 
 
@@ -91,9 +93,9 @@ class Window:
     def __init__(self) -> None:
         self.size = FIRST_WINDOW
         self._sent = self._acknowledged = 0
-        self._marks: deque[tuple[int, float]] = deque()  # bytes sent in all, when
+        self._marks: deque[tuple[int, float, int]] = deque()  # bytes sent in all, when, how many were under way then
         self._shortest = float("inf")
-        self._filled = False  # whether the window held something back since the last acknowledgement
+        self._filled = False  # whether it held something back since the last acknowledgement
 
     @property
     def open(self) -> bool:
@@ -109,27 +111,28 @@ class Window:
 
     def sent(self, count: int, now: float) -> None:
         self._sent += count
-        self._marks.append((self._sent, now))
+        self._marks.append((self._sent, now, self._sent - self._acknowledged))
 
     def acknowledged(self, total: int, now: float) -> None:
         """The client has had so many bytes of bulk in all. Raises FrameError for more than there were."""
         if not self._acknowledged <= total <= self._sent:
             raise FrameError(f"{total} bytes are acknowledged of {self._sent}")
         self._acknowledged = total
-        at = None
+        mark = None
         while self._marks and self._marks[0][0] <= total:
-            _, at = self._marks.popleft()
-        if at is None:
+            mark = self._marks.popleft()
+        if mark is None:
             return
+        _, at, under_way = mark
         took = max(now - at, 1e-6)
         self._shortest = min(self._shortest, took)
         most = self._shortest + QUEUE_SECONDS
-        if took > most:
-            self.size = max(MIN_WINDOW, int(self.size * max(0.5, most / took)))
-        elif self._filled and took < most / 2:
-            self.size = min(MAX_WINDOW, self.size * 2)
-        elif self._filled:
-            self.size = min(MAX_WINDOW, int(self.size * most / took))
+        # What was under way when it was sent made the queue it met: that much in that time is the link's rate.
+        if took > most and under_way > MIN_WINDOW:
+            self.size = max(MIN_WINDOW, min(self.size, int(under_way * most / took)))
+        elif took <= most and self._filled:
+            factor = 2.0 if took < self._shortest + QUEUE_SECONDS / 4 else most / took
+            self.size = min(MAX_WINDOW, max(self.size, int(under_way * factor)))
         self._filled = False
 
 
@@ -200,11 +203,12 @@ class Server:
             if header.get("op") == "got":
                 self.outbox.window.acknowledged(_whole(header.get("bytes")), self._loop.time())
                 self._on_output()
-            elif header.get("op") == "cancel":
-                if number in self._tasks:
-                    self._tasks[number].cancel()
-            elif not isinstance(number, int) or number in self._tasks:
+                continue
+            if not isinstance(number, int) or (number in self._tasks and header.get("op") != "cancel"):
                 raise FrameError(f"a request needs a number of its own, not {number!r}")
+            if header.get("op") == "cancel":
+                if number in self._tasks:
+                    self._tasks.pop(number).cancel()
             else:
                 self._tasks[number] = asyncio.ensure_future(self._serve(number, header, body))
 
@@ -228,7 +232,9 @@ class Server:
             if op not in self._ops:
                 raise InvalidRequest(f"this agent knows no {op!r}")
             answer, parts = await self._ops[op](header, body)
-            if op in ("read", "read_nowait", "recv"):
+            if sum(map(len, parts)) <= SMALL:
+                pass  # an echo, a prompt: it delays nobody
+            elif op in ("read", "read_nowait", "recv"):
                 urgency = BULK
             elif op == "tail":
                 urgency = VIEWS
@@ -243,7 +249,9 @@ class Server:
             traceback.print_exc()
             answer, parts = {"error": "InvalidRequest", "args": [f"{op} failed there: {error!r}"]}, ()
         finally:
-            del self._tasks[number]
+            self._tasks.pop(number, None)
+        if "error" in answer:  # what was asked may be too long to be told in a header
+            answer["args"] = [word[:MOST_WORDS] if isinstance(word, str) else word for word in answer["args"]]
         self.outbox.put({**answer, "number": number}, parts, urgency)
         self._on_output()
 

@@ -28,6 +28,7 @@ DIAL_SECONDS = 30.0  # without a question to the user
 DIAL_TRIES = 6  # of a first dial, when the far side was just busy
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two tries
 SSH_FAILED = 255  # how ssh exits when it did not come to run anything
+LEAST_AHEAD = 16 * 1024  # bytes a read must ask for, to be followed by one ahead
 AHEAD = 32  # reads that are asked for before anybody wants them
 
 Report = Callable[[str], object]
@@ -282,7 +283,7 @@ class StdioMachine:
             chunks = await self._read(session_id, offset, max_bytes)
         else:
             chunks = await ahead
-        if chunks and chunks[-1].end - offset > max_bytes // 2:
+        if max_bytes >= LEAST_AHEAD and chunks and chunks[-1].end - offset > max_bytes // 2:
             self._read_ahead(session_id, chunks[-1].end, max_bytes)
         return chunks
 

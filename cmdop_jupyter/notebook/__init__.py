@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-_LOADED = "_cmdop_magics"
+from ..directory import set_asker
+
+_LOADED, _ASKER = "_cmdop_magics", "_cmdop_asker"
 
 
 def load(shell: Any) -> None:
@@ -18,6 +20,11 @@ def load(shell: Any) -> None:
     shell.register_magics(magics)
     setattr(shell, _LOADED, magics)
     magics.begin(running)
+    if getattr(shell, "kernel", None) is not None:
+        from .views.question import PageAsker
+
+        setattr(shell, _ASKER, PageAsker(shell))
+        set_asker(getattr(shell, _ASKER))
 
 
 def unload(shell: Any) -> None:
@@ -26,3 +33,8 @@ def unload(shell: Any) -> None:
     if magics is not None:
         magics.end()
         setattr(shell, _LOADED, None)
+    asker = getattr(shell, _ASKER, None)
+    if asker is not None:
+        set_asker(None)
+        asker.close()
+        setattr(shell, _ASKER, None)

@@ -1,4 +1,4 @@
-"""Tab completion behind `%cmdop` and `%%cmdop`: verbs, options, names of sessions."""
+"""Tab completion behind `%cmdop` and `%%cmdop`: verbs, options, names of machines and of sessions. Dials nothing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..client import machine
+from ..directory import reached_before
 from ..errors import CmdopError
-from ..runtime import runtime
+from . import links
 from .options import cell_parser
 from .verbs import Verbs
 
@@ -20,7 +20,7 @@ VALUES = {
 }
 SIGNALS = ("INT", "TERM", "HUP", "KILL", "USR1", "USR2", "STOP", "CONT")
 LINE = re.compile(r"\s*%%?cmdop\s")
-NAMED = ("attach", "tail", "send", "signal", "stop", "limit", "rm", "keep", "wait")
+NAMED = ("attach", "tail", "send", "signal", "stop", "limit", "rm", "keep", "wait", "forward")
 
 
 def install(shell: Any, verbs: Verbs) -> Callable[[], None]:
@@ -72,24 +72,41 @@ def _for_cell(before: Sequence[str]) -> list[str]:
     if before and before[-1] in VALUES:
         return list(VALUES[before[-1]])
     if before and before[-1] in ("--name", "-n"):
-        return session_names()
-    options = [word for action in cell_parser()._actions for word in action.option_strings if word.startswith("--")]
-    return [*options, "local"]
+        return [name for name in session_names() if ":" not in name]
+    actions = cell_parser()._actions
+    options = [word for action in actions for word in action.option_strings if word.startswith("--")]
+    taking = {word for action in actions if action.nargs != 0 for word in action.option_strings}
+    if before and before[-1] in taking - {"--ephemeral"}:
+        return []
+    plain = [word for last, word in zip(["", *before], before, strict=False) if last not in taking]
+    return [*options, *(machine_names() if all(word.startswith("-") for word in plain) else [])]
 
 
 def _for_line(before: Sequence[str], verbs: Sequence[str]) -> list[str]:
     if not before:
         return list(verbs)
-    if before[0] == "signal" and len(before) == 2:
+    verb = before[0]
+    if before[-1] == "--machine" or (verb == "connect" and len(before) == 1):
+        return machine_names()
+    if verb == "forget" and len(before) == 1:
+        return reached_before()
+    if verb == "signal" and len(before) == 2:
         return list(SIGNALS)
-    if before[0] in NAMED:
-        return [*session_names(), *(["--ended"] if before[0] == "rm" else [])]
-    return []
+    more = {"ps": ["--machine"], "rm": ["--ended", "--machine"]}.get(verb, [])
+    return [*(session_names() if verb in NAMED else []), *more]
 
 
 def session_names() -> list[str]:
-    """Names of the sessions there are; none when the answer takes too long for a key press."""
+    """Names of the sessions on machines that are up; none of those that take too long for a key press."""
     try:
-        return sorted({facts.name for facts, _ in runtime().wait(machine().sessions(), timeout=SECONDS)})
-    except (CmdopError, TimeoutError):
+        return links.names_now(SECONDS)
+    except CmdopError:
+        return []
+
+
+def machine_names() -> list[str]:
+    """Names of the machines there are; none where the configuration makes no sense."""
+    try:
+        return links.machine_names()
+    except CmdopError:
         return []

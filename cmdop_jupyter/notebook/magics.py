@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import dataclasses
 import keyword
+import shlex
 import uuid
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -13,9 +15,13 @@ import traitlets
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
 from ..agent.log import check_limit
+from ..agent.store import first_line
 from ..client import machine, new_id, start
-from ..errors import CommandFailed, InvalidRequest, NameInUse
+from ..errors import CommandFailed, InvalidRequest, LinkLost, NameInUse
 from ..machines.base import Machine, StartRequest
+from ..machines.local import LocalMachine
+from ..machines.presets import Place
+from ..machines.stdio import StdioMachine
 from ..runtime import runtime
 from ..stream import Stream
 from ..streams import streams
@@ -24,6 +30,7 @@ from ..waiting import LAST_BYTES, last_words
 from ..watching import no_cell, set_current_cell, set_wait_hook
 from ..words import human_bytes
 from . import completion
+from .links import address
 from .options import CellOptions, Defaults, read_cell, read_limit, read_size
 from .tables import Bundle, Note, Table
 from .verbs import Verbs, attached, find
@@ -67,7 +74,7 @@ class CmdopMagics(Magics):
         self._shell = shell
         self._owner = uuid.uuid4().hex
         self._views: Views = make_views(shell)
-        self._verbs = Verbs(self._show, self._bind, self._views.keep, self._views.settle)
+        self._verbs = Verbs(self._show, self._bind, self._views.keep, self._views.settle, self._views.say)
         self._given: dict[str, object] = {}
         self._uninstall: Callable[[], None] = lambda: None
 
@@ -134,7 +141,9 @@ class CmdopMagics(Magics):
 
             ready = await wait_for(r"listening on port (\d+)", "api", timeout=60)
 
-        No machine means this one. The script is run by bash (or sh), or by its `#!` line.
+        No machine means this one. Others have a name in cmdop.toml or ~/.ssh/config, or say how to get there:
+        me@host, ssh://host:2222, docker://container, k8s://namespace/pod, sudo://user. `%cmdop machines` lists them.
+        The script is run there, by bash (or sh), or by its `#!` line.
 
         What it is called, and what happens to a namesake
             --name api, -n api    also binds the variable `api` to the stream. Without it one is made from the command.
@@ -146,9 +155,11 @@ class CmdopMagics(Magics):
             --tty full | none     one terminal, for full-screen programs | pipes.
             --no-input            nobody can type: stdin is /dev/null.
             --shell zsh           another shell or interpreter.
-            --cwd DIR             where it runs; by default where the notebook is.
+            --cwd DIR             where it runs; by default where the notebook is, elsewhere in the home folder, or
+                                  where cmdop.toml says. `~` is that machine's.
             -e X, -e K=V          hand over the notebook's variable X (str, int, float, Path), else the
                                   environment's; or set K. Values are stored nowhere.
+            --yes, -y             do not ask first, where cmdop.toml says `confirm = true` of the machine.
 
         Waiting in the cell
             --wait                until it has exited; an exit that is not 0 raises, unless --no-raise.
@@ -162,9 +173,10 @@ class CmdopMagics(Magics):
                                   `SIZE,hold`: then the command waits until `%cmdop limit NAME SIZE` raises it.
             --ephemeral[=SECONDS] end it when this kernel has been gone for 60 s, or SECONDS.
             --keep-script         leave the script on disk when the session ends.
-            --dry-run             tell what would be run, and run nothing.
+            --dry-run             tell what would be run and how its machine is reached, and run nothing.
 
-        `%cmdop help` lists the verbs for sessions: ps, attach, tail, send, signal, stop, wait, limit, keep, rm, doctor.
+        `%cmdop help` lists the verbs, for sessions: ps, attach, tail, send, signal, stop, wait, limit, forward, keep,
+        rm; for machines: machines, connect, forget, doctor.
         Defaults for all cells: `%config CmdopMagics`.
         """
         if cell is None:
@@ -176,6 +188,7 @@ class CmdopMagics(Magics):
             shell=self.shell_command,
             tty=self.tty,
             max_log=self.max_log,
+            cwd=place_of(machine()).cwd or "",
             owner=self._owner,
         )
         return self._run_cell(read_cell(line, cell, new_id(), self._shell.user_ns, defaults))
@@ -185,8 +198,10 @@ class CmdopMagics(Magics):
         if options.named:
             self._check_name(options.request.name)
         if options.dry_run:
-            return dry_run(options)
-        machine().keep_ended(self.keep_days * DAY, read_size(self.keep_bytes))
+            return dry_run(options, place_of(where))
+        confirm(options, place_of(where))
+        with contextlib.suppress(LinkLost):  # it is told when it is dialled
+            runtime().wait(where.keep_ended(self.keep_days * DAY, read_size(self.keep_bytes)))
         stream = self._start(where, options)
         if options.named:
             self._bind(stream)
@@ -206,14 +221,15 @@ class CmdopMagics(Magics):
         try:
             return start(where, request).result()
         except NameInUse as clash:
+            name = address(where.name, request.name)
             if options.if_running == "error":
-                raise
+                raise NameInUse(name, clash.session_id) from None
             held = Stream(where).attach(clash.session_id, "begin").result()
             if options.if_running == "attach":
                 if held.facts.digest != request.digest:
                     raise InvalidRequest(
-                        f"{request.name} is running with another command or other options, so this cell did not "
-                        f"attach to it; `--replace` stops it first, `%cmdop attach {request.name}` shows it"
+                        f"{name} is running with another command or other options, so this cell did not attach to "
+                        f"it; `--replace` stops it first, `%cmdop attach {name}` shows it"
                     ) from None
                 return held
             held.stop().result()
@@ -270,20 +286,46 @@ def where_of(stream: Stream) -> Machine:
     return stream._machine
 
 
-def dry_run(options: CellOptions) -> Table:
-    """What a cell would start."""
+def place_of(where: Machine) -> Place:
+    """How a machine is reached."""
+    if isinstance(where, StdioMachine):
+        return where.place
+    return where._place if isinstance(where, LocalMachine) else Place(where.name, where.name)
+
+
+def confirm(options: CellOptions, place: Place) -> None:
+    """Ask before something runs where that is wanted. Raises InvalidRequest: nobody agreed."""
+    if not place.confirm or options.confirmed:
+        return
+    wanted = f"{place.name} wants a word before a cell runs there (confirm = true, {place.source})"
+    try:
+        answer = input(f"{wanted}. Run `{first_line(str(options.request.script))[:80]}`? [y/N] ")
+    except (EOFError, NotImplementedError):  # the latter is ipykernel's, for a front end that takes no input
+        raise InvalidRequest(f"{wanted}, and nobody can be asked here: say --yes. Nothing was started") from None
+    if answer.strip().lower() not in ("y", "yes"):
+        raise InvalidRequest(f"{place.name}: not confirmed, so nothing was started")
+
+
+def dry_run(options: CellOptions, place: Place) -> Table:
+    """What a cell would start, and where; nothing is dialled."""
     request: StartRequest = options.request
+    reached = [["reached by", shlex.join(place.command)], ["known from", place.source]] if place.command else []
     rows = [
-        ["machine", options.machine],
+        ["machine", place.name if place.kind == "local" else f"{place.name} ({place.kind})"],
+        *reached,
         ["name", request.name],
-        ["runs by", request.shell or "its #! line, else bash or sh"],
-        ["in", str(request.cwd)],
+        ["runs by", request.shell or place.shell or "its #! line, else bash or sh"],
+        ["in", request.cwd or place.cwd or "its home folder"],
         ["terminal", str(request.tty)],
         ["input", "yes" if request.input else "no"],
-        ["variables", ", ".join(request.env) or "none"],
+        ["variables", ", ".join({**place.env, **request.env}) or "none"],
         ["log keeps", f"{human_bytes(request.max_log or 0)}, {request.log_policy}"],
         ["if it runs", options.if_running],
     ]
+    if place.detach:
+        rows.append(["started by", shlex.join(place.detach)])
+    if place.confirm:
+        rows.append(["asked first", "no, by --yes" if options.confirmed else "yes"])
     script = str(request.script).splitlines()
     rows += [["script" if number == 0 else "", line] for number, line in enumerate(script)]
     return Table(["nothing was started", ""], rows)

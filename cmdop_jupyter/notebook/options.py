@@ -103,12 +103,13 @@ class CellOptions:
     view: str
     tail: int
     dry_run: bool
+    confirmed: bool
     must_succeed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the options are when the cell does not say; the traits of `CmdopMagics`."""
+    """What the options are when the cell does not say: the traits of `CmdopMagics`, and the folder on this machine."""
 
     if_running: str = "error"
     view: str = "output"
@@ -116,6 +117,7 @@ class Defaults:
     shell: str = ""
     tty: str = "split"
     max_log: str = "2Gi"
+    cwd: str = ""
     owner: str = field(default="")
 
 
@@ -142,6 +144,7 @@ def cell_parser() -> Parser:
     add("--max-log")
     add("--keep-script", action="store_true")
     add("--dry-run", action="store_true")
+    add("--yes", "-y", action="store_true")
     add("--no-raise", action="store_true")
     return parser
 
@@ -178,7 +181,9 @@ def read_cell(
     max_log, policy = read_limit(asked.max_log or defaults.max_log)
     env = dict(variable(word, variables) for word in asked.env)
     tty = asked.tty or defaults.tty
-    cwd = os.path.expanduser(asked.cwd) if asked.cwd else os.getcwd()
+    cwd = asked.cwd  # elsewhere it is that machine's to expand, and by default its own choice
+    if asked.machine == "local":
+        cwd = os.path.expanduser(cwd or defaults.cwd) or os.getcwd()
     shell = asked.shell or defaults.shell or None
     facts = [body, tty, shell, cwd, not asked.no_input, sorted(env), max_log, policy, asked.ephemeral]
     request = StartRequest(
@@ -210,6 +215,7 @@ def read_cell(
         view=asked.view or defaults.view,
         tail=tail,
         dry_run=asked.dry_run,
+        confirmed=asked.yes,
         must_succeed=not asked.no_raise,
     )
 

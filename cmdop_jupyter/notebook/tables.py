@@ -30,6 +30,7 @@ class Table:
         rows: Their cells, as text.
         objects: What each row is about.
         bad: Numbers of rows that are shown in red.
+        notes: Lines below them, shown without rows too.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class Table:
         objects: Sequence[Any] = (),
         empty: str = "nothing",
         bad: frozenset[int] = frozenset(),
-        note: str = "",
+        notes: Sequence[str] = (),
     ) -> None:
-        self.headings, self.objects, self.empty, self.bad, self.note = list(headings), list(objects), empty, bad, note
+        self.headings, self.objects, self.empty, self.bad = list(headings), list(objects), empty, bad
+        self.notes = [shown(note) for note in notes]
         self.rows = [[shown(cell) for cell in row] for row in rows]
 
     def __len__(self) -> int:
@@ -53,17 +55,18 @@ class Table:
 
     def __repr__(self) -> str:
         if not self.rows:
-            return self.empty
+            return "\n".join([self.empty, *self.notes])
         lines = [self.headings, *self.rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
         text = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
         ]
-        return "\n".join([*text, *([self.note] if self.note else [])])
+        return "\n".join([*text, *self.notes])
 
     def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{CODE.format(html.escape(note))}</p>" for note in self.notes)
         if not self.rows:
-            return f"<p>{html.escape(self.empty)}</p>"
+            return f"<p>{html.escape(self.empty)}</p>{notes}"
         head = "".join(f'<th style="{CELL}">{html.escape(heading)}</th>' for heading in self.headings)
         body = ""
         for number, row in enumerate(self.rows):
@@ -72,8 +75,30 @@ class Table:
             cells = zip(styles, row, strict=True)
             body += "<tr>" + "".join(f'<td style="{how}">{CODE.format(html.escape(cell))}</td>' for how, cell in cells)
             body += "</tr>"
-        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
+
+class Url(str):
+    """A URL, to use as a string; shown as a link, with a word on what it leads to.
+
+    Attributes:
+        what: That word.
+    """
+
+    what: str
+
+    def __new__(cls, url: str, what: str) -> Url:
+        self = super().__new__(cls, url)
+        self.what = shown(what)
+        return self
+
+    def __repr__(self) -> str:
+        return f"{self}  {self.what}"
+
+    def _repr_html_(self) -> str:
+        url = html.escape(self)
+        what = CODE.format(html.escape(self.what))
+        return f'<a href="{url}" target="_blank" rel="noopener noreferrer">{url}</a> {what}'
 
 
 class Bundle:

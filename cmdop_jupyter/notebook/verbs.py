@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import platform
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from ..client import machine
-from ..errors import CmdopError, InvalidRequest, SessionNotFound
-from ..machines.base import SessionFacts, Status
+from .. import directory
+from ..config import Config
+from ..directory import machine
+from ..errors import CmdopError, UnknownMachine
+from ..machines.base import Machine, SessionFacts, Status
+from ..machines.parcel import agent_parcel
+from ..machines.stdio import StdioMachine
 from ..runtime import runtime
+from ..steady import Steady
 from ..stream import Stream
 from ..streams import streams
 from ..words import human_bytes, human_seconds
-from . import doctor
+from . import doctor, links
+from .links import Found
 from .options import Parser, Usage, read_limit, seconds, split
-from .tables import Bundle, Note, Table
-from .views.text import shown
+from .tables import Bundle, Note, Table, Url
+from .views.record import link_words
 
 _looked_at: dict[str, Stream] = {}  # by session: not among the notebook's streams, but verbs ask again
 
@@ -26,7 +34,7 @@ HELP = """\
 %%cmdop [machine] [options]     start the cell's text as a session; returns at once, the output lives on in that cell
 await wait_for(r"regex", "name")   go on when a line matches; also stream.wait_for, wait_all
 
-%cmdop ps                       sessions: what runs, what ended
+%cmdop ps [--machine M]         sessions of all machines reached before: what runs, what ended
 %cmdop attach NAME              a view of a session, history included; binds NAME again after a kernel restart
 %cmdop tail NAME [-n LINES]     its newest lines
 %cmdop send [-n] NAME TEXT      type TEXT and a newline (-n: no newline)
@@ -34,10 +42,17 @@ await wait_for(r"regex", "name")   go on when a line matches; also stream.wait_f
 %cmdop stop NAME                end it and all it started: INT, TERM, KILL; tells what it took
 %cmdop wait NAME REGEX [--timeout T]   block until a line matches
 %cmdop limit NAME SIZE[,hold]   change its log's size limit
+%cmdop forward NAME PORT        a URL here that leads to that port on the session's machine
 %cmdop keep [NAME…]             write the text of outputs into this cell
-%cmdop rm NAME | rm --ended     delete ended sessions and their logs
+%cmdop rm NAME | rm --ended [--machine M]   delete ended sessions and their logs
+
+%cmdop machines                 machines known by name or reached before, how, and how the link is
+%cmdop connect MACHINE          reach it now and tell each step, then what there could stand in the way of sessions
+%cmdop forget MACHINE           do not ask it any more for its sessions
 %cmdop doctor                   what on this machine could stand in the way
-%cmdop help                     this page; `%%cmdop?` explains the options of a cell"""
+%cmdop help                     this page; `%%cmdop?` explains the options of a cell
+
+NAME is a session's name, or MACHINE:NAME where several machines have one of that name"""
 
 
 class Verbs:
@@ -48,6 +63,7 @@ class Verbs:
         bind: Puts a stream into the notebook's namespace under its name, if it may.
         keep: The text of a stream's output, as it is frozen.
         settle: Brings what is shown of a stream up to date.
+        say: Tells one line in the current cell.
     """
 
     def __init__(
@@ -56,8 +72,9 @@ class Verbs:
         bind: Callable[[Stream], None],
         keep: Callable[[Stream], dict[str, str]],
         settle: Callable[[Stream], None],
+        say: Callable[[str], None],
     ) -> None:
-        self._show, self._bind, self._keep, self._settle = show, bind, keep, settle
+        self._show, self._bind, self._keep, self._settle, self._say = show, bind, keep, settle, say
 
     @classmethod
     def names(cls) -> list[str]:
@@ -80,9 +97,13 @@ class Verbs:
         return Note(HELP)
 
     def do_ps(self, rest: str) -> Table:
-        _read("ps", rest)
-        found = runtime().wait(machine().sessions())
-        return sessions_table(found)
+        asked = _read("ps", rest, machine=True)
+        heard = [links.ask_one(asked.machine)] if asked.machine else [links.ask_local(), *links.ask_others()]
+        ours = {stream.session_id: stream.machine for stream in streams.values()}
+        found = sorted(
+            (one for each in heard for one in each.found), key=lambda one: ours.get(one.facts.id) != one.machine
+        )
+        return sessions_table(links.once(found), [each.problem for each in heard if each.problem])
 
     def do_attach(self, rest: str) -> Stream:
         asked = _read("attach", rest, "name")
@@ -114,6 +135,10 @@ class Verbs:
     def do_stop(self, rest: str) -> Note:
         asked = _read("stop", rest, "name")
         stream = find(asked.name)
+        if stream.link != "up" and stream._known.state != "ended":  # it would wait here for as long as the link is away
+            stream.stop()
+            link = link_words(stream._machine.link, stream.machine, time.monotonic(), stop_waits=True)
+            return Note(f"{stream.name}: {link}")
         if stream.state == "ended":
             return Note(f"{stream.name} had ended already ({state_words(stream.status)})")
         report = stream.stop().result()
@@ -149,36 +174,82 @@ class Verbs:
         return Bundle({kind: "\n".join(bundle[kind] for bundle in bundles) for kind in ("text/plain", "text/html")})
 
     def do_rm(self, rest: str) -> Note:
-        words = split(rest)
-        if words == ["--ended"]:
-            found = [facts for facts, status in runtime().wait(machine().sessions()) if not status.live]
-        elif words and not words[0].startswith("-"):
-            found = [runtime().wait(machine().find(word)) for word in words]
-        else:
+        parser = Parser(prog="%cmdop rm")
+        parser.add_argument("names", nargs="*")
+        parser.add_argument("--ended", action="store_true")
+        parser.add_argument("--machine", default="local")
+        asked = parser.read(split(rest))
+        if asked.ended == bool(asked.names):
             raise Usage("%cmdop rm NAME…, or %cmdop rm --ended")
-        for facts in found:
-            runtime().wait(machine().remove(facts.id))
+        if asked.ended:
+            where = machine(asked.machine)
+            found = [(where, one.facts) for one in links.ask_one(asked.machine).found if not one.status.live]
+        else:
+            found = [where_is(name) for name in asked.names]
+        for where, facts in found:
+            runtime().wait(Steady(where).remove(facts.id))
             streams.forget(facts.id)
-        return Note(f"removed {', '.join(facts.name for facts in found) or 'nothing'}")
+        return Note(
+            f"removed {', '.join(links.address(where.name, facts.name) for where, facts in found) or 'nothing'}"
+        )
+
+    def do_forward(self, rest: str) -> Url:
+        asked = _read("forward", rest, "name", "port")
+        if not asked.port.isdecimal():
+            raise Usage(f"%cmdop forward NAME PORT: a port is a number, not {asked.port!r}")
+        stream = find(asked.name)
+        url = stream.forward(int(asked.port)).result()
+        where = "this machine" if stream.machine == "local" else stream.machine
+        return Url(
+            url, f"leads to port {asked.port} on {where}, as long as this kernel has the stream of {stream.name}"
+        )
+
+    def do_machines(self, rest: str) -> Table:
+        _read("machines", rest)
+        return machines_table()
+
+    def do_connect(self, rest: str) -> Table:
+        where = machine(_read("connect", rest, "machine").machine)
+        facts, checks = links.connect(where, self._say)
+        return checks_table(checks, [f"{where.name} is up: {', '.join(self_words(facts))}"])
+
+    def do_forget(self, rest: str) -> Note:
+        name = _read("forget", rest, "machine").machine
+        before = directory.reached_before()
+        if name not in before:
+            raise Usage(f"{name!r} is not among the machines reached before: {', '.join(before) or 'there are none'}")
+        directory.forget(name)
+        if name in directory.reached_before():
+            return Note(f"{name} is forgotten, once this kernel ends: its link is up here")
+        return Note(f"{name} is forgotten: it is asked for its sessions when it was reached again")
 
     def do_doctor(self, rest: str) -> Table:
         _read("doctor", rest)
-        checks = doctor.examine()
-        rows = [["ok" if check.ok else "!!", check.what, check.found] for check in checks]
-        bad = frozenset(number for number, check in enumerate(checks) if not check.ok)
-        return Table(["", "what", "found"], rows, objects=checks, bad=bad)
+        return checks_table(doctor.examine())
+
+
+def where_is(name: str) -> tuple[Machine, SessionFacts]:
+    """The session that has that name now, and its machine: this notebook's, else as `links.locate` finds it."""
+    for stream in _ours(name):
+        if stream.link != "up":  # what was known last must do: a question would wait for the link
+            return stream._machine, stream.facts
+        with contextlib.suppress(CmdopError):
+            return stream._machine, runtime().wait(stream._machine.find(stream.name))
+    found = links.locate(name)
+    return machine(found.machine), found.facts
 
 
 def find(name: str) -> Stream:
     """A stream on the session that has that name now: this notebook's, else one that is not among its streams."""
-    with contextlib.suppress(CmdopError):
-        if name in streams and streams[name].status.live:
-            return streams[name]
-    facts = runtime().wait(machine().find(name))
+    for stream in _ours(name):
+        with contextlib.suppress(CmdopError):
+            if stream.link != "up" or stream.status.live:
+                return stream
+    where, facts = where_is(name)
     for stream in (*streams.values(), *_looked_at.values()):
         if stream._facts is not None and stream._facts.id == facts.id:
             return stream
-    stream = Stream(machine())
+    stream = Stream(where)
     runtime().wait(stream._attach(facts.id, "begin", listed=False))
     _looked_at[facts.id] = stream
     return stream
@@ -186,14 +257,23 @@ def find(name: str) -> Stream:
 
 def attached(name: str) -> Stream:
     """A fresh stream on a session, from its beginning on. Raises SessionNotFound."""
-    return Stream(machine()).attach(name, "begin").result()
+    where, facts = where_is(name)
+    return Stream(where).attach(facts.id, "begin").result()
 
 
-def sessions_table(found: Iterable[tuple[SessionFacts, Status]]) -> Table:
-    """Sessions, the running first, then the newest ended."""
-    ordered = sorted(found, key=lambda one: (not one[1].live, -one[0].created_ns))
+def _ours(name: str) -> list[Stream]:
+    """This notebook's streams of that name, or MACHINE:NAME; one at most."""
+    where, _, bare = name.rpartition(":")
+    stream = streams.get(bare)
+    return [stream] if stream is not None and where in ("", stream.machine) else []
+
+
+def sessions_table(found: Iterable[Found], problems: Sequence[str] = ()) -> Table:
+    """Sessions, the running first, then the newest ended; below them which machines could not be asked."""
+    ordered = sorted(found, key=lambda one: (not one.status.live, -one.facts.created_ns))
     rows, bad = [], set()
-    for number, (facts, status) in enumerate(ordered):
+    for number, one in enumerate(ordered):
+        facts, status = one.facts, one.status
         ran = (status.exited_ms or status.clock_ms) / 1000 or max(0.0, (status.ended_ns - facts.created_ns) / 1e9)
         stopped = status.stopped is not None and status.stopped.took
         if status.state == "lost" or (status.exit is not None and not status.exit.ok and not stopped):
@@ -201,14 +281,59 @@ def sessions_table(found: Iterable[tuple[SessionFacts, Status]]) -> Table:
         began = time.strftime("%d %b %H:%M", time.localtime(facts.created_ns / 1e9))
         ran_text = human_seconds(ran) if ran else ""
         state = state_words(status)
-        rows.append([facts.name, "local", state, began, ran_text, human_bytes(status.end), facts.title[:60]])
+        rows.append([facts.name, one.machine, state, began, ran_text, human_bytes(status.end), facts.title[:60]])
     return Table(
         ["name", "machine", "state", "began", "ran", "output", "command"],
         rows,
-        objects=ordered,
+        objects=[(one.facts, one.status) for one in ordered],
         empty="no sessions; `%%cmdop` starts one",
         bad=frozenset(bad),
+        notes=[f"not asked: {problem}" for problem in problems],
     )
+
+
+def machines_table() -> Table:
+    """The machines that are known, as their links are now; nothing is dialled."""
+    config, rows, bad = Config.load(), [], set()
+    for number, name in enumerate(links.machine_names()):
+        try:
+            one = machine(name)
+            place = one.place if isinstance(one, StdioMachine) else config.resolve(name)
+        except CmdopError as error:
+            bad.add(number)
+            rows.append([name, links.gone(name) if isinstance(error, UnknownMachine) else str(error), *[""] * 5])
+            continue
+        state = link_words(one.link, name, time.monotonic()).removeprefix("link ") or one.link.state
+        if one.link.state == "down":
+            state = f"down: {one.link.reason}"
+        python, trip = platform.python_version(), ""
+        if isinstance(one, StdioMachine):
+            python = str(one.hello.get("python", ""))
+            trip = human_trip(one.round_trip) if one.link.state == "up" else ""
+        versions = f"{agent_parcel().version}, {python}" if python else ""
+        rows.append([name, links.how(place), state, versions, trip, ", ".join(place.tags), place.source])
+    headings = ["name", "reached by", "link", "agent, Python", "round trip", "tags", "known from"]
+    return Table(headings, rows, bad=frozenset(bad))
+
+
+def human_trip(seconds: float | None) -> str:
+    """`3.1 ms`, or nothing where it is not known."""
+    return "" if seconds is None else f"{seconds * 1000:.3g} ms"
+
+
+def self_words(facts: Mapping[str, Any]) -> list[str]:
+    """What a machine says of itself when it is reached."""
+    words = [f"Python {facts.get('python')} on {facts.get('hostname') or facts.get('host')}"]
+    words += [f"as {facts['user']}"] if facts.get("user") else []
+    words += [f"agent {agent_parcel().version}"]
+    return words + ([f"round trip {human_trip(facts['round_trip'])}"] if facts.get("round_trip") else [])
+
+
+def checks_table(checks: Sequence[doctor.Check], notes: Sequence[str] = ()) -> Table:
+    """What was looked at, and what was found."""
+    rows = [["ok" if check.ok else "!!", check.what, check.found] for check in checks]
+    bad = frozenset(number for number, check in enumerate(checks) if not check.ok)
+    return Table(["", "what", "found"], rows, objects=checks, bad=bad, notes=notes)
 
 
 def state_words(status: Status) -> str:
@@ -225,23 +350,17 @@ def state_words(status: Status) -> str:
     return f"{status.exit}{held}"
 
 
-def _read(verb: str, rest: str, *words: str, lines: int | None = None):  # type: ignore[no-untyped-def]
+def _read(  # type: ignore[no-untyped-def]
+    verb: str, rest: str, *words: str, lines: int | None = None, machine: bool = False
+):
     parser = Parser(prog=f"%cmdop {verb}")
     for word in words:
         parser.add_argument(word)
     if lines is not None:
         parser.add_argument("-n", "--lines", type=int, default=lines)
+    if machine:
+        parser.add_argument("--machine")
     return parser.read(split(rest))
 
 
-__all__ = [
-    "HELP",
-    "InvalidRequest",
-    "SessionNotFound",
-    "Verbs",
-    "attached",
-    "find",
-    "sessions_table",
-    "shown",
-    "state_words",
-]
+__all__ = ["HELP", "Verbs", "attached", "find", "sessions_table", "state_words"]

@@ -97,6 +97,23 @@ def test_the_home_folder_can_be_named(monkeypatch):
     assert read("--cwd ~/work").request.cwd == "/home/ada/work"
 
 
+def test_this_machine_may_have_a_folder_of_its_own_and_a_cell_wins():
+    assert read(cwd="/srv").request.cwd == "/srv"
+    assert read("--cwd /", cwd="/srv").request.cwd == "/"
+    assert read("web1", cwd="/srv").request.cwd is None
+
+
+def test_on_another_machine_the_folder_is_that_machines_to_choose_and_to_expand(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    assert read("web1").request.cwd is None
+    assert read("web1 --cwd ~/work").request.cwd == "~/work"
+
+
+def test_a_cell_may_say_that_nobody_need_be_asked():
+    assert [read(line).confirmed for line in ("web1", "web1 --yes", "web1 -y")] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
@@ -199,6 +216,14 @@ def test_the_digest_tells_the_same_command_with_the_same_options():
     for other in ("--tty none", "--cwd /", "--no-input", "--shell zsh", "-e A=1", "--max-log 1M", "--ephemeral"):
         assert read(f"--name api {other}").request.digest != base
     assert read("--name api", body="make some\n").request.digest != base
+
+
+def test_on_another_machine_the_digest_does_not_depend_on_our_folder(tmp_path, monkeypatch):
+    there, here = read("web1").request.digest, read().request.digest
+    monkeypatch.chdir(tmp_path)
+
+    assert read("web1").request.digest == there
+    assert read().request.digest != here
 
 
 def test_the_digest_holds_no_values():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cmdop_jupyter.notebook.verbs import Verbs
+
 STAY = "exec sleep 1000"
 
 
@@ -22,7 +24,7 @@ def result_of(cell) -> str:
 def test_help_lists_every_verb(notebook):
     page = result_of(notebook.good("%cmdop help"))
 
-    for verb in ("ps", "attach", "tail", "send", "signal", "stop", "wait", "limit", "keep", "rm", "doctor", "help"):
+    for verb in Verbs.names():
         assert f"%cmdop {verb}" in page
     assert result_of(notebook.good("%cmdop")) == page
 
@@ -39,6 +41,13 @@ def test_help_lists_every_verb(notebook):
         ("wait", "a name and a regular expression"),
         ("wait nobody", "a name and a regular expression"),
         ("rm", "rm --ended"),
+        ("rm nobody --ended", "rm --ended"),
+        ("forward nobody", "required: port"),
+        ("forward nobody http", "a port is a number, not 'http'"),
+        ("forget web1", "'web1' is not among the machines reached before: there are none"),
+        ("connect", "required: machine"),
+        ("connect loca", "did you mean local"),
+        ("machines all", "'all' is one word too many"),
         ("limit nobody", "required: size"),
         ("ps extra", "extra"),
     ],
@@ -198,6 +207,6 @@ def test_keep_writes_the_text_into_this_cell(notebook):
 def test_doctor_looks_and_leaves_nothing_changed(notebook):
     text = result_of(notebook.good("%cmdop doctor"))
 
-    for what in ("Python", "ipykernel", "state folder", "control sockets", "terminals", "shell"):
+    for what in ("Python", "ipykernel", "ssh", "state folder", "control sockets", "terminals", "shell", "logout"):
         assert what in text
     assert notebook.ask("[check.what for check in map(_.__getitem__, range(len(_))) if not check.ok]") == []

@@ -1,4 +1,7 @@
-"""Which views may send a frame now, and how large: one budget for all views of a kernel. Knows no clock and no page."""
+"""Which views may send a frame now, and how large: one budget for all of a kernel; how much of a log a view asks for.
+
+Knows no clock and no page.
+"""
 
 from __future__ import annotations
 
@@ -127,3 +130,42 @@ class FrameBudget(Generic[K]):
         free = int(limit * self._max_bytes) - size - sum(self._granted.values())
         frames = max(1, min(waiting, self._max_messages - messages - len(self._granted)))
         return max(LEAST_BYTES, min(self._max_bytes // self._max_messages, free // frames))
+
+
+class TailSize:
+    """How many bytes of a log's end a view asks for: as many as the lines it shows have, and as the link brings soon.
+
+    Where more are needed than were asked for it asks for twice as many; what the link carries is learnt from how much
+    longer an answer took than the shortest one.
+
+    Args:
+        most: Bytes that are never exceeded.
+        first: Bytes that are asked for while nothing is known.
+        seconds: How long an answer may take beyond the way there and back.
+    """
+
+    def __init__(self, most: int, *, first: int = 16 * 1024, seconds: float = 0.3) -> None:
+        self._most, self._seconds = most, seconds
+        self._needed = min(most, first)
+        self._shortest = float("inf")
+        self._carried = float("inf")  # bytes that the link brings in that time
+
+    @property
+    def bytes(self) -> int:
+        """What to ask for."""
+        return int(max(LEAST_BYTES, min(self._needed, self._carried)))
+
+    def came(self, asked: int, size: int, shown: int | None, seconds: float) -> None:
+        """Take an answer.
+
+        Args:
+            asked: Bytes that were asked for.
+            size: Bytes that came.
+            shown: Those in the lines that are shown; None: there are more such lines than came.
+            seconds: How long it took.
+        """
+        self._shortest = min(self._shortest, seconds)
+        longer = seconds - self._shortest
+        if longer > 0:
+            self._carried = size / longer * self._seconds
+        self._needed = min(self._most, 2 * asked if shown is None else max(LEAST_BYTES, shown * 3 // 2))

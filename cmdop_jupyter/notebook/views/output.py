@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
 from ...agent.status import EXITED
 from ...agent.stopping import GRACE
-from ...errors import LogDropped, SessionNotFound
-from ...machines.base import Status, StopReport, Tail
+from ...errors import ConnectFailed, LogDropped, SessionNotFound
+from ...machines.base import LinkState, Status, StopReport, Tail
 from ...runtime import runtime
-from .cuts import from_offset
-from .record import TAIL_BYTES, facts_of, frozen, picture_of
+from .cuts import from_offset, last_lines
+from .frames import TailSize
+from .record import TAIL_BYTES, facts_of, frozen, link_words, picture_of
 from .text import TAIL_LINES, Bundle, Facts, header_html, one_line, snapshot_bundle, to_html
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 SNAPSHOT_SECONDS = 30.0  # the text is renewed no more often, unless the state changes
 END_SECONDS = 0.5  # how long a wait that is over may be kept for the end of the log
+LINK_SECONDS = 5.0  # after which a header says anew when a link is tried again
 LEAST_BYTES = 4096  # that a picture gets, whatever else is sent with it
 OVERHEAD = 700  # bytes of a widget message around its content
 
@@ -48,12 +51,18 @@ class OutputView:
         self._session, self._machine = stream.facts, stream._machine
         self._publish, self._clock, self._lines = publish, clock, lines
         self._widget_id, self._text_id = uuid.uuid4().hex, uuid.uuid4().hex
-        self._status = stream._known
+        self._here = self._machine.name == "local"  # frames ask for their tail; else it is asked for before
+        self._status, self._status_at = stream._known, time.monotonic()
+        self._tail: Tail | None = None  # the newest that came
+        self._tail_size = TailSize(TAIL_BYTES)
+        self._stale = True  # the picture is not that of the newest tail there is
+        self._final: tuple[Bundle, Status] | None = None  # the text that stays, once the session has ended
         self._from = 0  # the log offset that Clear moved to
         self._paused = False
         self._frozen = self._retired = self._text_wanted = False
         self._drawn_end = -1
         self._picture = self._head = ""
+        self._head_at, self._head_of = 0.0, ("", False, False)
         self._snapshot_at, self._snapshot_end = 0.0, -1
         self._snapshot_state: tuple[object, ...] = ()
         self._follower: asyncio.Task[None] | None = None
@@ -111,40 +120,54 @@ class OutputView:
 
     async def _live(self) -> None:
         """Follow the session to its end; then two frames more, in which its text is frozen and the widget retires."""
-        with contextlib.suppress(SessionNotFound):  # somebody removed it
+        with contextlib.suppress(SessionNotFound, ConnectFailed):  # somebody removed it, or closed its client
             await self._follow()
         for _ in range(2):
             self._clock.dirty(self)
             await self._clock.drawn(self)
 
     async def _follow(self) -> None:
-        """Mark the view dirty when there is output or another state; sleeps while there is neither."""
-        machine, session_id = self._machine, self._session.id
-        self._status = await machine.status(session_id)
-        self._clock.dirty(self)
-        state = output = None
+        """Mark the view dirty when there is output, another state or another link; sleeps while there is none of it."""
+        link = self._machine.link
+        news: dict[str, asyncio.Task[Any]] = {}
         try:
-            while self._status.live:
-                if state is None:
-                    state = asyncio.create_task(machine.status(session_id, self._status.seq))
-                if output is None:
-                    output = asyncio.create_task(self._next_output())
-                tick = self._tick()
-                done, _ = await asyncio.wait({state, output}, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
-                if state in done:
-                    self._status = state.result()
-                    state = None
-                if output in done:
-                    output.result()
-                    output = None
+            while self._final is None and (self._status.live or not self._here):
+                for name, begin in self._awaited(link).items():
+                    if name not in news and not (name == "output" and "tail" in news):
+                        news[name] = asyncio.create_task(begin())
+                done, _ = await asyncio.wait(news.values(), timeout=self._tick(), return_when=asyncio.FIRST_COMPLETED)
+                for name in [name for name, task in news.items() if task in done]:
+                    task = news.pop(name)
+                    self._stale = self._stale or name in ("state", "output")
+                    if name == "link":
+                        link = task.result()
+                    else:
+                        task.result()
+                if "tail" not in news and self._stale and not self._here:
+                    continue  # a frame is worth its while when the tail is there
                 self._clock.dirty(self)
-                if output is None and self._status.live:
+                if "output" not in news:
                     await self._clock.drawn(self)
         finally:
-            for task in (state, output):
-                if task is not None:
-                    task.cancel()
-                    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            for task in news.values():
+                task.cancel()
+                task.add_done_callback(_forget)
+
+    def _awaited(self, link: LinkState) -> dict[str, Callable[[], Coroutine[Any, Any, object]]]:
+        """What makes a frame due. One question for the tail at a time, and none for more while it is under way."""
+        awaited: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {}
+        if not self._here:
+            awaited["link"] = lambda: self._machine.link_change(link)
+        if self._stale and not self._here:
+            awaited["tail"] = self._fetch
+        elif self._status.live:
+            awaited["output"] = self._next_output
+        if self._status.live:
+            awaited["state"] = self._next_state
+        return awaited
+
+    async def _next_state(self) -> None:
+        self._know(await self._machine.status(self._session.id, self._status.seq))
 
     async def _next_output(self) -> None:
         """Return once the log goes on behind what is drawn."""
@@ -153,30 +176,51 @@ class OutputView:
             if not await self._machine.read(self._session.id, offset, 1):
                 await asyncio.get_running_loop().create_future()  # it ended; the state says so
 
+    async def _fetch(self) -> None:
+        """Ask for the tail; once the session has ended, for all that stays."""
+        machine, asked, began = self._machine, TAIL_BYTES if self._here else self._tail_size.bytes, time.monotonic()
+        self._stale = False
+        self._tail = tail = await machine.tail(self._session.id, asked)
+        seconds = time.monotonic() - began
+        self._know(tail.status)
+        if not tail.status.live:
+            self._final = await frozen(machine, self._session)
+        elif not self._here:
+            size = sum(len(chunk.data) for chunk in tail.chunks)
+            kept, cut = last_lines(tail.chunks, self._lines)
+            whole = cut or not tail.newlines_before
+            self._tail_size.came(asked, size, sum(len(chunk.data) for chunk in kept) if whole else None, seconds)
+            self._stale = not whole and self._tail_size.bytes > asked
+
+    def _know(self, status: Status) -> None:
+        self._status, self._status_at = status, time.monotonic()
+
     def _tick(self) -> float:
         """Seconds until the header would read differently."""
-        return 1.0 if self._session.seconds(self._status) < 120 or self._rate else 10.0
+        if self._machine.link.state != "up":
+            return LINK_SECONDS
+        return 1.0 if self._session.seconds(self._status_now()) < 120 or self._rate else 10.0
 
-    # -- frames, called by the clock
+    # -- frames, called by the clock; they wait for no link
 
     async def draw(self, max_bytes: int) -> tuple[int, int]:
         """Bring the widget up to date, with at most about `max_bytes`; return messages and bytes sent."""
         async with self._drawing:
             if self._frozen:
                 return self._retire()
-            tail = await self._machine.tail(self._session.id, TAIL_BYTES)
-            self._status = tail.status
-            self._drawn_end = tail.status.end
-            if not tail.status.live:
-                return await self._freeze()
-            sent = []
+            if self._here:
+                await self._fetch()
+            if self._final is not None:
+                return self._freeze(*self._final)
+            tail, sent = self._tail, []
+            if tail is not None:
+                self._drawn_end = tail.status.end
             if self._snapshot_due():
-                sent.append(self._snapshot(tail))
-            head = header_html(self._facts())
-            if head != self._head:
+                sent.append(self._snapshot())
+            if head := self._new_head():
                 self._head = self._header.value = head
                 sent.append(len(head.encode()))
-            if not self._paused:
+            if tail is not None and not self._paused:
                 picture = self._paint(tail, max(LEAST_BYTES, max_bytes - sum(sent) - 3 * OVERHEAD))
                 if picture != self._picture:
                     self._picture = picture
@@ -201,8 +245,36 @@ class OutputView:
     # -- the header
 
     def _facts(self) -> Facts:
+        status, link = self._status_now(), self._link_words()
+        rate = 0.0 if link else self._measure_rate(status)
+        return facts_of(self._machine, self._session, status, rate=rate, paused=self._paused, link=link)
+
+    def _link_words(self) -> str:
+        machine = self._machine
+        return link_words(machine.link, machine.name, time.monotonic(), stop_waits=self._stop_waits)
+
+    @property
+    def _stop_waits(self) -> bool:
+        return self._session.id in self._machine.stops
+
+    def _status_now(self) -> Status:
+        """What is known, its clock put forward: it goes on where nothing is heard. Not while the link is away."""
         status = self._status
-        return facts_of(self._machine, self._session, status, rate=self._measure_rate(status), paused=self._paused)
+        if self._here or not status.clock_ms or not status.live or self._machine.link.state != "up":
+            return status
+        return dataclasses.replace(status, clock_ms=status.clock_ms + int((time.monotonic() - self._status_at) * 1000))
+
+    def _new_head(self) -> str:
+        """The header, where it is worth a message; '' else. Without a link nothing but the next try changes in it."""
+        now, state = time.monotonic(), self._machine.link.state
+        about = (state, self._paused, self._stop_waits)
+        if state != "up" and about == self._head_of and now - self._head_at < LINK_SECONDS * 0.9:
+            return ""
+        head = header_html(self._facts())
+        if head == self._head:
+            return ""
+        self._head_at, self._head_of = now, about
+        return head
 
     def _measure_rate(self, status: Status) -> float:
         """Bytes a second, over the last second or so."""
@@ -216,16 +288,20 @@ class OutputView:
     # -- the text that stays
 
     def _snapshot_due(self) -> bool:
-        state = (self._status.state, self._status.exit, self._status.held)
-        if state != self._snapshot_state or (self._text_wanted and self._status.end != self._snapshot_end):
+        end = self._tail.status.end if self._tail is not None else -1
+        if self._text_state() != self._snapshot_state or (self._text_wanted and end != self._snapshot_end):
             return True
-        return time.monotonic() - self._snapshot_at >= SNAPSHOT_SECONDS
+        return self._machine.link.state == "up" and time.monotonic() - self._snapshot_at >= SNAPSHOT_SECONDS
 
-    def _snapshot(self, tail: Tail) -> int:
+    def _text_state(self) -> tuple[object, ...]:
+        return self._status.state, self._status.exit, self._status.held, self._machine.link.state, self._stop_waits
+
+    def _snapshot(self) -> int:
         """Renew the text; return its bytes."""
+        tail = self._tail or Tail([], 0, self._status)
         self._text_wanted = False
         self._snapshot_at, self._snapshot_end = time.monotonic(), tail.status.end
-        self._snapshot_state = (self._status.state, self._status.exit, self._status.held)
+        self._snapshot_state = self._text_state()
         lines, skipped = picture_of(self._session, tail.chunks, TAIL_LINES)
         bundle = snapshot_bundle(self._facts(), lines, time.time(), skipped_lines=tail.newlines_before + skipped)
         self._publish(bundle, self._text_id, True)
@@ -237,10 +313,17 @@ class OutputView:
         self._clock.dirty(self)
 
     async def join(self, *, waited_for: bool) -> None:
-        """Bring the text that stays up to date now: a cell is done that waited for it, or the session has ended."""
+        """Bring the text that stays up to date now: a cell is done that waited for it, or the session has ended.
+
+        Cancelling leaves it as it was. While the link is away it says so.
+        """
         if self.final:
             return
         machine, session_id = self._machine, self._session.id
+        if machine.link.state != "up":
+            if self._snapshot_due():
+                self._clock.sent(1, self._snapshot() + OVERHEAD)
+            return
         status = await machine.status(session_id)
         if status.live and not waited_for:
             return
@@ -248,21 +331,20 @@ class OutputView:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_SECONDS):
                     status = await machine.status(session_id, status.seq)
+        if status.live and status.end == self._snapshot_end and not self._snapshot_due():
+            return
+        await self._fetch()
         async with self._drawing:
             if self._frozen:
                 return
-            messages, size = 0, 0
-            if not status.live:
-                messages, size = await self._freeze()
-            elif status.end != self._snapshot_end or self._snapshot_due():
-                tail = await machine.tail(session_id, TAIL_BYTES)
-                self._status = tail.status
-                messages, size = 1, self._snapshot(tail) + OVERHEAD
-            self._clock.sent(messages, size)
+            if self._final is not None:
+                self._clock.sent(*self._freeze(*self._final))
+            else:
+                self._clock.sent(1, self._snapshot() + OVERHEAD)
 
-    async def _freeze(self) -> tuple[int, int]:
+    def _freeze(self, bundle: Bundle, status: Status) -> tuple[int, int]:
         """The session ended: its text stays, the widget goes. Returns messages and bytes sent."""
-        bundle, self._status = await frozen(self._machine, self._session)
+        self._status = status
         self._publish(bundle, self._text_id, True)
         self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
         self._frozen = True
@@ -287,6 +369,7 @@ class OutputView:
         self._stop.description = "Stopping"
         call = self._machine.stop(self._session.id, uuid.uuid4().hex, GRACE)
         self._stopper = asyncio.get_running_loop().create_task(call)
+        self._stopper.add_done_callback(_forget)
         self._clock.dirty(self)
 
     def _on_pause(self) -> None:
@@ -297,6 +380,12 @@ class OutputView:
     def _on_clear(self) -> None:
         self._from = max(self._drawn_end, 0)
         self._clock.dirty(self)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    """Nobody asks how it ended."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _size(bundle: Bundle) -> int:

@@ -17,12 +17,13 @@ from ...stream import Stream
 from ...waiting import LAST_BYTES, Match, last_words
 from ...words import human_seconds
 from .clock import FrameClock
-from .output import OutputView
-from .record import frozen
+from .output import LINK_SECONDS, OutputView
+from .record import kept, link_words
 from .text import shown
 
 PATIENCE = 0.4  # seconds after which a wait is worth a line
 RENEW = 1.0  # seconds between two looks of that line
+FAR_BYTES = 2048  # of another machine's log that its newest line is looked for in
 JOIN_SECONDS = 5.0  # how long the end of a cell may be kept for its texts
 OVERHEAD = 300  # bytes of a message around its text
 
@@ -58,7 +59,7 @@ class PageViews:
         return WaitLine(self, streams, what)
 
     def keep(self, stream: Stream) -> dict[str, str]:
-        return runtime().wait(frozen(stream._machine, stream.facts))[0]
+        return runtime().wait(kept(stream._machine, stream.facts))
 
     def say(self, text: str) -> None:
         self.publish({"text/plain": shown(text)}, uuid.uuid4().hex, False)
@@ -120,16 +121,15 @@ class PageViews:
         joined, self._joined = self._joined, set()
         for line in list(self._lines):
             self._clock.sent(*await line.draw(0))
-        for view in self._views:
-            with contextlib.suppress(CmdopError):
-                await view.join(waited_for=view.session_id in joined)
+        await asyncio.gather(*(_join(view, waited_for=view.session_id in joined) for view in self._views))
 
 
 class WaitLine:
     """One line in the cell that waits: pattern, stream, elapsed, newest line; then how it ended."""
 
     def __init__(self, views: PageViews, streams: Sequence[Stream], what: str) -> None:
-        self._views, self._machine, self._sessions = views, streams[0]._machine, [one.session_id for one in streams]
+        self._views, self._machines = views, [one._machine for one in streams]
+        self._sessions = [one.session_id for one in streams]
         name = streams[0].name if len(streams) == 1 else f"{len(streams)} streams"
         self._name, self._where = name, f"{what} in {name}" if what.startswith("/") else f"{name} {what}"
         self._began = time.monotonic()
@@ -137,6 +137,8 @@ class WaitLine:
         self._cell = contextvars.copy_context()  # what it shows first belongs to the cell that called
         self._shown = False
         self._ending: str | None = None  # how it ended, once it did
+        self._newest = ""
+        self._looking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         runtime().call_later(self._begin)
 
@@ -146,14 +148,18 @@ class WaitLine:
     async def _renew(self) -> None:
         await asyncio.sleep(PATIENCE)
         while True:
+            link = self._link_words()
+            if not link and len(self._sessions) == 1:
+                if self._looking is None or self._looking.done():
+                    self._looking = asyncio.create_task(self._look())
+                await asyncio.wait([self._looking], timeout=RENEW)
             self._views._clock.dirty(self)
-            await asyncio.sleep(RENEW)
+            await asyncio.sleep(LINK_SECONDS if link else RENEW)
 
     async def draw(self, max_bytes: int) -> tuple[int, int]:
         """See `Drawable`."""
-        newest = await self._newest() if self._ending is None else ""
         if self._ending is None:
-            text = f"… waiting for {self._where}, {self._elapsed()}{newest}"
+            text = f"… waiting for {self._where}, {self._elapsed()}{self._link_words() or self._newest}"
         elif self._shown:
             text = self._ending
         else:
@@ -168,17 +174,25 @@ class WaitLine:
             self._views._lines.discard(self)
         return 1, len(text) + OVERHEAD
 
-    async def _newest(self) -> str:
-        """The newest line, where there is one stream."""
-        lines = []
-        if len(self._sessions) == 1:
-            with contextlib.suppress(CmdopError):
-                lines = last_words((await self._machine.tail(self._sessions[0], LAST_BYTES)).chunks)
-        return f" · {lines[-1].text[:100]}" if lines else ""
+    async def _look(self) -> None:
+        """Find out the newest line."""
+        machine = self._machines[0]
+        size = LAST_BYTES if machine.name == "local" else FAR_BYTES
+        with contextlib.suppress(CmdopError):
+            lines = last_words((await machine.tail(self._sessions[0], size)).chunks)
+            self._newest = f" · {lines[-1].text[:100]}" if lines else ""
+
+    def _link_words(self) -> str:
+        """How the first link is that is not up."""
+        for machine in self._machines:
+            if words := link_words(machine.link, machine.name, time.monotonic()):
+                return f" · {machine.name}: {words}"
+        return ""
 
     async def done(self, outcome: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, self._looking):
+            if task is not None:
+                task.cancel()
         self._views._joined.update(self._sessions)
         self._ending = self._words(outcome)
         if self._shown:
@@ -193,12 +207,19 @@ class WaitLine:
             return f"– stopped waiting for {where} after {self._elapsed()}; it goes on"
         if isinstance(outcome, BaseException):
             return ""  # the error says it
+        if outcome is None:  # no exit will ever be known
+            return f"✗ {self._name}: lost after {self._elapsed()}"
         if isinstance(outcome, Exit):
             return f"{'✓' if outcome.ok else '✗'} {self._name}: {outcome} after {self._elapsed()}"
         return f"✓ {where} after {self._elapsed()}"
 
     def _elapsed(self) -> str:
         return human_seconds(time.monotonic() - self._began)
+
+
+async def _join(view: OutputView, *, waited_for: bool) -> None:
+    with contextlib.suppress(CmdopError):
+        await view.join(waited_for=waited_for)
 
 
 async def _make_clock() -> FrameClock:

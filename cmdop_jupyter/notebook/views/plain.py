@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+import time
 from collections.abc import Hashable, Sequence
 
 from ...agent.log import CHANNELS, Chunk
@@ -12,11 +14,13 @@ from ...lines import LONGEST_LINE
 from ...machines.base import Machine
 from ...runtime import runtime
 from ...stream import Stream
+from ...words import human_seconds
 from .fold import StyledLine, fold
-from .record import frozen
+from .record import kept, link_words
 from .text import shown, to_ansi, to_text
 
 READ_SIZE = 64 * 1024
+REST_SECONDS = 5.0  # that the end of a wait waits for more output that is there
 
 
 class PlainViews:
@@ -37,7 +41,7 @@ class PlainViews:
         return Printing([self._printers[one.session_id] for one in streams if one.session_id in self._printers])
 
     def keep(self, stream: Stream) -> dict[str, str]:
-        return runtime().wait(frozen(stream._machine, stream.facts))[0]
+        return runtime().wait(kept(stream._machine, stream.facts))
 
     def settle(self, stream: Stream) -> None:
         if stream.session_id in self._printers:
@@ -59,7 +63,10 @@ class Printing:
         runtime().call_later(self._begin)
 
     def _begin(self) -> None:
-        self._tasks = [asyncio.get_running_loop().create_task(printer.follow()) for printer in self._printers]
+        loop = asyncio.get_running_loop()
+        machines = {printer.machine.name: printer.machine for printer in self._printers}
+        self._tasks = [loop.create_task(printer.follow()) for printer in self._printers]
+        self._tasks += [loop.create_task(_tell_link(machine)) for machine in machines.values()]
 
     async def done(self, outcome: object) -> None:
         for task in self._tasks:
@@ -69,11 +76,29 @@ class Printing:
             await printer.rest()
 
 
+async def _tell_link(machine: Machine) -> None:
+    """Print a line when the link to a machine breaks, and one when it is back."""
+    link, gone = machine.link, 0.0
+    while True:
+        was, link = link, await machine.link_change(link)
+        if link.state != "up" and was.state == "up":
+            gone = time.monotonic()
+            words = link_words(link, machine.name, gone)
+        elif link.state == "down" != was.state:
+            words = link_words(link, machine.name, time.monotonic())
+        elif link.state == "up" and gone:
+            words = f"link up again after {human_seconds(time.monotonic() - gone)}, nothing is lost"
+        else:
+            continue
+        sys.stdout.write(shown(f"[{machine.name}: {words}]") + "\n")
+        sys.stdout.flush()
+
+
 class Printer:
     """Prints what one session printed, each line once and whole: as text, in colour where there is a terminal."""
 
     def __init__(self, machine: Machine, session_id: str) -> None:
-        self._machine, self._id = machine, session_id
+        self.machine, self._id = machine, session_id
         self._offset = 0  # up to which the log was taken
         self._unfinished: dict[str, bytes] = {}  # by channel: what has no newline yet
 
@@ -83,9 +108,12 @@ class Printer:
             pass
 
     async def rest(self) -> None:
-        """Print what is there, unfinished lines too."""
-        while await self._step(follow=False):
-            pass
+        """Print what is there, unfinished lines too; without a link, what came before."""
+        with contextlib.suppress(TimeoutError):
+            while self.machine.link.state == "up":
+                async with asyncio.timeout(REST_SECONDS):
+                    if not await self._step(follow=False):
+                        break
         for channel, data in self._unfinished.items():
             self._write(channel, [Chunk(0, channel, 0, 0, data)])
         self._unfinished.clear()
@@ -93,7 +121,7 @@ class Printer:
     async def _step(self, *, follow: bool) -> bool:
         offset = self._offset
         try:
-            read = self._machine.read if follow else self._machine.read_nowait
+            read = self.machine.read if follow else self.machine.read_nowait
             chunks = await read(self._id, offset, READ_SIZE)
         except LogDropped as gap:
             if self._offset == offset and gap.first > offset:

@@ -1,12 +1,13 @@
-"""A session as its stream knows it: the facts of a header, and the text that stays in the file."""
+"""A session as its stream knows it: the facts of a header, how its link is, and the text that stays in the file."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ...agent.log import CHANNELS, Chunk
-from ...errors import LogDropped
-from ...machines.base import Machine, SessionFacts, Status
+from ...errors import LinkLost, LogDropped
+from ...machines.base import LinkState, Machine, SessionFacts, Status
 from .cuts import begins_with_line, first_lines, last_lines
 from .fold import StyledLine, fold
 from .text import HEAD_LINES, TAIL_LINES, Bundle, Facts, frozen_bundle
@@ -16,9 +17,9 @@ HEAD_BYTES = 16 * 1024
 
 
 def facts_of(
-    machine: Machine, facts: SessionFacts, status: Status, *, rate: float = 0.0, paused: bool = False
+    machine: Machine, facts: SessionFacts, status: Status, *, rate: float = 0.0, paused: bool = False, link: str = ""
 ) -> Facts:
-    """What a header tells of a session. One that was stopped has not failed."""
+    """What a header tells of a session. One that was stopped has not failed; one that ended needs no link."""
     stopped = status.stopped is not None and bool(status.stopped.took)
     return Facts(
         name=facts.name,
@@ -38,7 +39,27 @@ def facts_of(
         held=status.held,
         held_by=", ".join(status.held_by),
         paused=paused and status.live,
+        link=link if status.live else "",
     )
+
+
+def link_words(link: LinkState, machine: str, now: float, *, stop_waits: bool = False) -> str:
+    """How a link that is not up stands; '' for one that is.
+
+    Args:
+        now: By `time.monotonic()`.
+        stop_waits: A stop is under way.
+    """
+    if link.state == "up":
+        return ""
+    words = f"link {link.state}"
+    if link.state == "retrying" and link.next_try is not None:
+        words += f", next try in {max(1, math.ceil(link.next_try - now))} s"
+    if link.reason:
+        words += f": {link.reason}"
+    if link.state == "down":
+        words += f" (%cmdop connect {machine} tries again)"
+    return words + (", the stop waits for the link" if stop_waits else "")
 
 
 def picture_of(
@@ -60,6 +81,14 @@ def picture_of(
 def has_newline(chunks: Sequence[Chunk]) -> bool:
     """Whether the line with which `chunks` begin ends in them."""
     return any(b"\n" in chunk.data for chunk in chunks if chunk.channel == chunks[0].channel)
+
+
+async def kept(machine: Machine, facts: SessionFacts) -> Bundle:
+    """The same text as of now, for somebody who asks. Raises LinkLost: it would be that of another time."""
+    link = machine.link
+    if link.state != "up":
+        raise LinkLost(machine.name, link.reason)
+    return (await frozen(machine, facts))[0]
 
 
 async def frozen(machine: Machine, facts: SessionFacts) -> tuple[Bundle, Status]:

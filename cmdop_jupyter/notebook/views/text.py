@@ -78,6 +78,7 @@ class Facts:
         stopped: What a stop took.
         prompt: What it asks for and waits to be told.
         paused: The picture is left as it is.
+        link: How its machine is reached, while it is not: all else is what was known before.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Facts:
     stopped: str = ""
     prompt: str = ""
     paused: bool = False
+    link: str = ""
 
 
 def shown(text: str) -> str:
@@ -290,7 +292,7 @@ def _line(text: str) -> str:
 
 def _state(facts: Facts) -> str:
     said = [facts.exit or facts.state, facts.held, facts.held_by and f"output held by {facts.held_by}", facts.stopped]
-    said += [facts.prompt and f"asks {facts.prompt!r}", "paused" if facts.paused else ""]
+    said += [facts.prompt and f"asks {facts.prompt!r}", "paused" if facts.paused else "", facts.link]
     return _line(", ".join(filter(None, said)))
 
 
@@ -308,8 +310,9 @@ def _figures(facts: Facts) -> list[str]:
 
 def _facts_html(facts: Facts, note: str = "") -> str:
     color = _RED if facts.failed else _GREY if facts.exit else _LIVE.get(facts.state, _GREY)
+    color = _AMBER if facts.link else color
     state = _escape(_state(facts))
-    if facts.failed or facts.held:
+    if facts.failed or facts.held or facts.link:
         state = f'<b style="color:{color}">{state}</b>'
     name = f"<b>{_escape(_line(facts.name))}</b> on {_escape(_line(facts.machine))}"
     said = [name, state, *_figures(facts), *([_escape(_line(note))] if note else [])]
