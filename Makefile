@@ -6,7 +6,7 @@ BIN := .venv/bin
 NOTEBOOK ?= notebooks/01_quickstart.ipynb
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help demo lab test bench lint format clean
+.PHONY: help demo lab test chaos bench lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,9 @@ lab: .venv/installed-lab  ## open the quickstart notebook in JupyterLab
 test: .venv/installed-test  ## all tests, the notebooks among them; ARGS='-k name' picks some
 	@sh tools/system-packages
 	@$(BIN)/python -m pytest --nbval $(ARGS)
+
+chaos: .venv/installed-test  ## cut links a hundred times under 500 MB; takes minutes
+	@CHAOS=1 $(BIN)/python -m pytest tests/test_breaking_links.py
 
 bench: .venv/installed-test  ## measure; FULL=1 for the real sizes, ONLY=name for one
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY))

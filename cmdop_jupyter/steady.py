@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from .agent.log import Chunk
-from .errors import LinkLost
-from .machines.base import Forward, LinkState, Machine, SessionFacts, StartRequest, Status, StopReport, Tail
+from .errors import ConnectFailed, LinkLost
+from .machines.base import CLOSED, Forward, LinkState, Machine, SessionFacts, StartRequest, Status, StopReport, Tail
 
 T = TypeVar("T")
 
@@ -39,7 +39,17 @@ class Steady:
         return await self.bare.connect(report)
 
     async def start(self, request: StartRequest) -> SessionFacts:
-        return await _until_answered(lambda: self.bare.start(request))
+        asked = False  # it may have been done, so that "not reached: nothing was started" would not be true
+        while True:
+            try:
+                return await self.bare.start(request)
+            except LinkLost:
+                asked = True
+            except ConnectFailed:
+                if not asked or self.link.reason == CLOSED:
+                    raise
+            while (link := self.link).state != "up":
+                await self.link_change(link)
 
     async def sessions(self) -> list[tuple[SessionFacts, Status]]:
         return await _until_answered(self.bare.sessions)

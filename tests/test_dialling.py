@@ -101,6 +101,16 @@ def sshd(box: Box) -> Iterator[Sshd]:
 
 
 @pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """As `sshd`, for tests that change nothing there."""
+    box = Box(tmp_path_factory.mktemp("server"))
+    box.has("python3")
+    box.env["PATH"] = f"{box.bin}:/usr/bin:/bin"
+    with box.sshd() as sshd:
+        yield sshd
+
+
+@pytest.fixture(scope="module")
 def user() -> Iterator[User]:
     with login_user("bash") as user:
         user.set_password(PASSWORD)
@@ -179,19 +189,19 @@ class Person:
 # -- no way there
 
 
-async def test_a_host_that_nobody_knows_is_told(sshd: Sshd, reach: Reach) -> None:
+async def test_a_host_that_nobody_knows_is_told(server: Sshd, reach: Reach) -> None:
     nowhere = "x" * 64 + ".example"  # no name has a part so long, so that nobody need be asked
 
-    error = await failure(reach(sshd, ssh={"HostName": nowhere}))
+    error = await failure(reach(server, ssh={"HostName": nowhere}))
 
     assert error.reason.startswith(f"no host is called {nowhere}")
     assert "VPN" in error.remedy
 
 
-async def test_a_port_where_nobody_listens_is_told(sshd: Sshd, reach: Reach) -> None:
+async def test_a_port_where_nobody_listens_is_told(server: Sshd, reach: Reach) -> None:
     port = free_port()
 
-    error = await failure(reach(sshd, ssh={"Port": port}))
+    error = await failure(reach(server, ssh={"Port": port}))
 
     assert error.reason.startswith(f"nothing listens on port {port} of 127.0.0.1")
     assert not error.needs_you
@@ -224,51 +234,51 @@ async def test_what_was_not_reached_is_tried_anew_by_the_next_call(box: Box, rea
 
 
 async def test_a_host_key_that_is_not_known_is_refused_where_nobody_can_be_asked(
-    sshd: Sshd, reach: Reach, tmp_path: Path
+    server: Sshd, reach: Reach, tmp_path: Path
 ) -> None:
-    error = await failure(reach(sshd, ssh={"UserKnownHostsFile": tmp_path / "known"}))
+    error = await failure(reach(server, ssh={"UserKnownHostsFile": tmp_path / "known"}))
 
     assert "is not known here" in error.reason
-    assert fingerprint(sshd.host_key.with_name("host_key.pub")) in error.reason
+    assert fingerprint(server.host_key.with_name("host_key.pub")) in error.reason
     assert "nobody is there to say whether it is right" in error.reason
     assert error.needs_you
     assert not (tmp_path / "known").exists()
 
 
-async def test_a_host_key_that_somebody_accepts_is_kept(sshd: Sshd, reach: Reach, tmp_path: Path) -> None:
+async def test_a_host_key_that_somebody_accepts_is_kept(server: Sshd, reach: Reach, tmp_path: Path) -> None:
     person, known = Person("yes"), {"UserKnownHostsFile": tmp_path / "known"}
 
-    await reach(sshd, ask=person, ssh=known).connect()
+    await reach(server, ask=person, ssh=known).connect()
 
     assert [(question.machine, question.kind, question.secret) for question in person.questions] == [
         ("far", "host key", False)
     ]
-    assert fingerprint(sshd.host_key.with_name("host_key.pub")) in person.questions[0].text
-    await reach(sshd, ssh=known).connect()
+    assert fingerprint(server.host_key.with_name("host_key.pub")) in person.questions[0].text
+    await reach(server, ssh=known).connect()
 
 
-async def test_a_host_key_that_somebody_does_not_accept_is_refused(sshd: Sshd, reach: Reach, tmp_path: Path) -> None:
-    error = await failure(reach(sshd, ask=Person("no"), ssh={"UserKnownHostsFile": tmp_path / "known"}))
+async def test_a_host_key_that_somebody_does_not_accept_is_refused(server: Sshd, reach: Reach, tmp_path: Path) -> None:
+    error = await failure(reach(server, ask=Person("no"), ssh={"UserKnownHostsFile": tmp_path / "known"}))
 
     assert "not accepted" in error.reason
     assert error.needs_you
 
 
 async def test_a_host_key_that_changed_is_told_with_both_fingerprints_and_the_way_out(
-    sshd: Sshd, reach: Reach, tmp_path: Path
+    server: Sshd, reach: Reach, tmp_path: Path
 ) -> None:
     known, other, person = tmp_path / "known", make_key(tmp_path / "other"), Person("yes")
-    known.write_text(f"# kept by hand\n[{sshd.host}]:{sshd.port} {other.with_name('other.pub').read_text()}")
+    known.write_text(f"# kept by hand\n[{server.host}]:{server.port} {other.with_name('other.pub').read_text()}")
 
-    error = await failure(reach(sshd, ask=person, ssh={"UserKnownHostsFile": known}))
+    error = await failure(reach(server, ask=person, ssh={"UserKnownHostsFile": known}))
 
     assert isinstance(error, HostKeyChanged)
-    assert error.offered == fingerprint(sshd.host_key.with_name("host_key.pub"))
+    assert error.offered == fingerprint(server.host_key.with_name("host_key.pub"))
     assert error.known == (fingerprint(other.with_name("other.pub")),)
     assert (error.file, error.line) == (str(known), 2)
     assert error.offered in str(error)
     assert error.known[0] in str(error)
-    assert f"ssh-keygen -R {shlex.quote(f'[{sshd.host}]:{sshd.port}')} -f {known}" in str(error)
+    assert f"ssh-keygen -R {shlex.quote(f'[{server.host}]:{server.port}')} -f {known}" in str(error)
     assert person.questions == []
 
 
@@ -318,8 +328,8 @@ async def test_a_password_that_nobody_is_there_to_give_is_told_at_once(
     assert error.needs_you
 
 
-async def test_a_key_that_is_not_accepted_is_told(sshd: Sshd, reach: Reach, tmp_path: Path) -> None:
-    error = await failure(reach(sshd, ssh={"IdentityFile": make_key(tmp_path / "stranger")}))
+async def test_a_key_that_is_not_accepted_is_told(server: Sshd, reach: Reach, tmp_path: Path) -> None:
+    error = await failure(reach(server, ssh={"IdentityFile": make_key(tmp_path / "stranger")}))
 
     assert "it accepted no key of yours" in error.reason
     assert "ssh-copy-id" in error.remedy
@@ -496,37 +506,41 @@ async def test_a_login_shell_that_lets_nobody_in_is_told(reach: Reach) -> None:
 # -- the user's own ssh_config, shell and place
 
 
-@pytest.mark.parametrize("number", range(4))
-async def test_no_option_of_the_user_spoils_the_link(sshd: Sshd, reach: Reach, number: int) -> None:
-    options: list[dict[str, object]] = [
-        {"RequestTTY": "force"},
-        {"RemoteCommand": "echo another command"},
-        {"LocalForward": f"{sshd.port} 127.0.0.1:1", "ExitOnForwardFailure": "yes"},  # that port is taken
-        {"SessionType": "none", "StdinNull": "yes", "ForkAfterAuthentication": "yes"},
-    ]
-    machine = reach(sshd, ssh=options[number])
+async def test_no_option_of_the_users_spoils_the_link(server: Sshd, reach: Reach) -> None:
+    options: dict[str, object] = {
+        "RequestTTY": "force",
+        "RemoteCommand": "echo another command",
+        "LocalForward": f"{server.port} 127.0.0.1:1",  # that port is taken
+        "ExitOnForwardFailure": "yes",
+        "PermitLocalCommand": "yes",
+        "LocalCommand": "echo noise",
+        "SessionType": "none",
+        "StdinNull": "yes",
+        "ForkAfterAuthentication": "yes",
+        "EscapeChar": "a",
+    }
 
-    assert await says(machine, "printf 'a\\r\\n\\0b'") == "a\r\n\0b"
+    assert await says(reach(server, ssh=options), "printf 'a~.\\r\\n\\0b'") == "a~.\r\n\0b"
 
 
-async def test_no_master_is_made_whatever_the_user_has_set(sshd: Sshd, reach: Reach) -> None:
-    path = sshd.folder / "master"
-    machine = reach(sshd, ssh={"ControlMaster": "auto", "ControlPath": path, "ControlPersist": "yes"})
+async def test_no_master_is_made_whatever_the_user_has_set(server: Sshd, reach: Reach) -> None:
+    path = server.folder / "master"
+    machine = reach(server, ssh={"ControlMaster": "auto", "ControlPath": path, "ControlPersist": "yes"})
 
     assert await says(machine, "echo there") == "there\n"
     assert not path.exists()
 
 
-async def test_a_master_of_the_users_is_used_and_left_alone(sshd: Sshd, reach: Reach) -> None:
-    path = sshd.folder / "master"
-    config = sshd.ssh_config(ControlPath=path)
+async def test_a_master_of_the_users_is_used_and_left_alone(server: Sshd, reach: Reach) -> None:
+    path = server.folder / "master"
+    config = server.ssh_config(ControlPath=path)
     with subprocess.Popen(["ssh", "-F", config, "-M", "-N", "box"], stdin=subprocess.DEVNULL) as master:  # noqa: ASYNC220
         wait_until(path.exists)
-        serving = sshd.children()
-        machine = reach(sshd, ssh={"ControlPath": path})
+        serving = server.children()
+        machine = reach(server, ssh={"ControlPath": path})
 
         assert await says(machine, "echo there") == "there\n"
-        assert sshd.children() == serving
+        assert server.children() == serving
         await machine.close()
         assert master.poll() is None
         master.terminate()
@@ -558,10 +572,10 @@ async def test_a_login_shells_environment_is_taken_where_that_is_asked(user: Use
     assert said == ("<by the profile>\n" if login else "<>\n")
 
 
-async def test_what_a_place_says_of_sessions_reaches_them(sshd: Sshd, reach: Reach, tmp_path: Path) -> None:
+async def test_what_a_place_says_of_sessions_reaches_them(server: Sshd, reach: Reach, tmp_path: Path) -> None:
     shell = program("dash", "dash")
     machine = reach(
-        sshd, cwd=str(tmp_path), env={"COLOUR": "dark blue"}, shell=shell, detach=("env", "DETACHED=by env")
+        server, cwd=str(tmp_path), env={"COLOUR": "dark blue"}, shell=shell, detach=("env", "DETACHED=by env")
     )
 
     said = await says(machine, 'pwd; echo "$COLOUR, $DETACHED"; readlink /proc/$$/exe')
@@ -569,8 +583,8 @@ async def test_what_a_place_says_of_sessions_reaches_them(sshd: Sshd, reach: Rea
     assert said.splitlines() == [str(tmp_path), "dark blue, by env", os.path.realpath(shell)]
 
 
-async def test_what_a_session_asks_for_wins_over_its_place(sshd: Sshd, reach: Reach, tmp_path: Path) -> None:
-    machine = reach(sshd, cwd=str(tmp_path), env={"COLOUR": "blue", "SHAPE": "round"}, shell=program("dash", "dash"))
+async def test_what_a_session_asks_for_wins_over_its_place(server: Sshd, reach: Reach, tmp_path: Path) -> None:
+    machine = reach(server, cwd=str(tmp_path), env={"COLOUR": "blue", "SHAPE": "round"}, shell=program("dash", "dash"))
 
     facts = await start(machine, "pwd; echo $COLOUR $SHAPE", cwd="/", env={"COLOUR": "red"}, shell="/bin/bash")
 
@@ -614,10 +628,10 @@ async def test_a_forwarded_agent_serves_a_session_across_redials(
 
 
 async def test_a_machine_of_the_configuration_is_reached_by_its_name_and_remembered(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config.toml"
-    words = ", ".join(f'"{word}"' for word in ssh_to(sshd))
+    words = ", ".join(f'"{word}"' for word in ssh_to(server))
     config.write_text(f"[machines.web1]\nlink = [{words}]\nenv = {{ COLOUR = 'red' }}\n")
     monkeypatch.setenv("CMDOP_CONFIG", str(config))
     monkeypatch.setattr(directory, "_machines", {})
@@ -685,8 +699,8 @@ def words(links: list[LinkState]) -> list[str]:
     return [state for at, state in enumerate(states) if states[at - 1 : at] != [state]]
 
 
-async def test_a_first_dial_goes_by_connecting(sshd: Sshd, reach: Reach) -> None:
-    machine = reach(sshd)
+async def test_a_first_dial_goes_by_connecting(server: Sshd, reach: Reach) -> None:
+    machine = reach(server)
     async with watched(machine) as seen:
         await machine.connect()
 
@@ -802,17 +816,17 @@ async def test_words_between_the_frames_end_the_link_with_a_clear_reason(reach: 
     assert broken.reason.startswith("not a frame: it would have ")
 
 
-async def test_calls_at_once_share_one_dial(sshd: Sshd, reach: Reach) -> None:
-    machine = reach(sshd)
+async def test_calls_at_once_share_one_dial(server: Sshd, reach: Reach) -> None:
+    machine = reach(server)
 
     hellos = await asyncio.gather(*(machine.connect() for _ in range(5)), machine.sessions())
 
     assert len({hello["pid"] for hello in hellos[:5]}) == 1
-    assert sshd.log.count("Accepted publickey") <= 1
+    assert machine.link.redials == 0
 
 
-async def test_closing_leaves_no_process_but_the_sessions(sshd: Sshd, reach: Reach) -> None:
-    machine = reach(sshd)
+async def test_closing_leaves_no_process_but_the_sessions(server: Sshd, reach: Reach) -> None:
+    machine = reach(server)
     hello = await machine.connect()
     facts = await start(machine, WAIT_FOR_A_LINE)
     command = (await machine.status(facts.id)).pid
@@ -828,7 +842,7 @@ async def test_closing_leaves_no_process_but_the_sessions(sshd: Sshd, reach: Rea
     assert machine.link.state == "down"
     with pytest.raises(ConnectFailed, match="its client was closed"):
         await machine.connect()
-    other = reach(sshd)
+    other = reach(server)
     status = await other.status(facts.id)
     assert (status.state, status.pid) == ("running", command)
 
@@ -883,6 +897,7 @@ async def test_handlers_are_told_of_cuts_and_returns(sshd: Sshd, far: StdioMachi
     assert FIRST_PAUSE < back[1] < 60
     assert stream.link == "up"
     assert stream.read() == b"before\nafter\n"
+    stream.close()
 
 
 async def test_a_stop_made_while_the_link_is_away_arrives_when_it_is_back(sshd: Sshd, far: StdioMachine) -> None:

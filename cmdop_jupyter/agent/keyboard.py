@@ -75,6 +75,11 @@ class Keyboard:
             self._line = 0
         return self._accepted[writer]
 
+    def newest(self, count: int) -> dict[str, list[object]]:
+        """Of the last writers that came: how far each is accepted, and whether it ended the input there."""
+        last = list(self._accepted.items())[-count:]
+        return {writer: [accepted, (writer, accepted) in self._ended] for writer, accepted in last}
+
     def clear(self) -> None:
         """Forget what the command has not taken."""
         self.unread.clear()

@@ -30,6 +30,7 @@ PIPE_SIZE = 256 * 1024
 DISK_RETRY = 1.0  # seconds between two tries while the disk is full
 HOLDER_LOOK = 0.1  # seconds after the exit until we ask who still holds the output
 MAX_HOLDERS = 20  # of them that are named
+LAST_WRITERS = 8  # whose last word stays known, for those who missed the answer to it
 DRAIN = 2 * 1024 * 1024  # bytes; more than a terminal or a pipe of ours holds
 
 
@@ -280,7 +281,8 @@ class Supervisor:
         self._log.close()
         lost = self._log.waiting
         held = f"{lost} bytes of output are lost: {self._disk_says}" if lost else ""
-        self._move(status.ENDED, ended_ns=time.time_ns(), held_by=[], held=held)
+        typed = self._keyboard.newest(LAST_WRITERS)
+        self._move(status.ENDED, ended_ns=time.time_ns(), held_by=[], held=held, typed=typed)
         self._loop.stop()
 
     # -- stopping

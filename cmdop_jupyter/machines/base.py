@@ -23,6 +23,7 @@ __all__ = [
     "Tail",
 ]
 
+CLOSED = "closed"  # the reason of a link that we ended
 STATES = (STARTING, RUNNING, HELD, EXITED, ENDED, LOST)
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from ..agent.frames import FrameDecoder, FrameError, encode
 from ..agent.store import raise_answer
@@ -46,6 +46,7 @@ class Link(asyncio.Protocol):
         self._process: subprocess.Popen[bytes] | None = None
         self._stdin: asyncio.WriteTransport | None = None
         self._stdout: asyncio.ReadTransport | None = None
+        self._stderr: asyncio.ReadTransport | None = None
         self._errors = _LastWords()
         self._decoder = FrameDecoder()
         self._numbers = itertools.count(1)
@@ -55,6 +56,7 @@ class Link(asyncio.Protocol):
         self._tasks: set[asyncio.Future[object]] = set()
         self._tick: asyncio.TimerHandle | None = None
         self._up = False
+        self._ended_by_us = False
         self.heard = self._loop.time()
         self.round_trip: float | None = None
         self.lost: str | None = None
@@ -66,28 +68,26 @@ class Link(asyncio.Protocol):
             BootstrapError: What is there is no agent, and cannot become one.
             OSError: The command cannot be started.
         """
-        ours, theirs = _pipe(), _pipe()
-        try:
+        with contextlib.ExitStack() as files:  # those that no transport has taken yet
+            far_stdin, stdin = _pipe(files)
+            stdout, far_stdout = _pipe(files)
             # A session of its own: the user's ^C is not for it, and it finds no terminal to ask at.
             self._process = subprocess.Popen(  # noqa: ASYNC220  # a fork, of milliseconds
                 command,
-                stdin=theirs[0],
-                stdout=ours[1],
+                stdin=far_stdin,
+                stdout=far_stdout,
                 stderr=subprocess.PIPE,
                 env=dict(environment),
                 start_new_session=True,
             )
-        except BaseException:
-            os.close(ours[0])
-            os.close(theirs[1])
-            raise
-        finally:
-            os.close(theirs[0])
-            os.close(ours[1])
-        assert self._process.stderr is not None
-        self._stdin, _ = await self._loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(theirs[1], "wb", 0))
-        self._stdout, _ = await self._loop.connect_read_pipe(lambda: self, os.fdopen(ours[0], "rb", 0))
-        await self._loop.connect_read_pipe(lambda: self._errors, self._process.stderr)
+            assert self._process.stderr is not None
+            files.enter_context(self._process.stderr)
+            self._stdin, _ = await self._loop.connect_write_pipe(asyncio.BaseProtocol, stdin)
+            self._stdout, _ = await self._loop.connect_read_pipe(lambda: self, stdout)
+            self._stderr, _ = await self._loop.connect_read_pipe(lambda: self._errors, self._process.stderr)
+            files.pop_all()
+            far_stdin.close()
+            far_stdout.close()
         self._stdin.write(self._bootstrap.first)
         try:
             await self._opened
@@ -106,9 +106,10 @@ class Link(asyncio.Protocol):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._errors.closed.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, CLOSE_SECONDS)
         self.close()
-        code = await asyncio.to_thread(process.wait)
-        return self._errors.text, code
+        return self._errors.text, None if self._ended_by_us else process.poll()
 
     async def ask(self, header: Header, body: bytes = b"") -> tuple[Header, bytes]:
         """Ask the agent, and wait for the answer. Cancelling tells it that nobody waits any more.
@@ -142,13 +143,15 @@ class Link(asyncio.Protocol):
     def close(self, reason: str = "closed") -> None:
         """End the process; calls under way raise LinkLost."""
         self._lose(reason)
-        process, stdin, stdout = self._process, self._stdin, self._stdout
-        self._stdin = self._stdout = None
+        process, stdin = self._process, self._stdin
+        readers = [one for one in (self._stdout, self._stderr) if one is not None and not one.is_closing()]
+        self._stdin = self._stdout = self._stderr = None
         if stdin is not None and not stdin.is_closing():
             stdin.abort()
-        if stdout is not None and not stdout.is_closing():
-            stdout.close()
+        for reader in readers:
+            reader.close()
         if process is not None and process.poll() is None:
+            self._ended_by_us = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL if self._silent() else signal.SIGTERM)
             self._loop.run_in_executor(None, _reap, process)
@@ -181,7 +184,8 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self._opened.done():
-            self.later(self._fail())
+            if self.lost is None:
+                self.later(self._fail())
             return
         self._lose(self._why())
         self.close()
@@ -266,13 +270,14 @@ class _LastWords(asyncio.Protocol):
         self.closed.set()
 
 
-def _pipe() -> tuple[int, int]:
+def _pipe(files: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    """What is read, and what is written; `files` closes both."""
     import fcntl
 
-    ends = os.pipe()
+    reading, writing = os.pipe()
     with contextlib.suppress(OSError):  # not Linux, or the user's share of pipe memory is used up
-        fcntl.fcntl(ends[0], getattr(fcntl, "F_SETPIPE_SZ", 1031), PIPE_SIZE)
-    return ends
+        fcntl.fcntl(reading, getattr(fcntl, "F_SETPIPE_SZ", 1031), PIPE_SIZE)
+    return files.enter_context(os.fdopen(reading, "rb", 0)), files.enter_context(os.fdopen(writing, "wb", 0))
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:

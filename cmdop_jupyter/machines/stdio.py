@@ -15,7 +15,7 @@ from ..agent.log import Chunk
 from ..agent.rpc import unpack_chunks
 from ..errors import CmdopError, ConnectFailed, StoreRefused
 from .asking import Asking, Dial
-from .base import Forward, LinkState, SessionFacts, StartRequest, Status, StopReport, Tail, read_report
+from .base import CLOSED, Forward, LinkState, SessionFacts, StartRequest, Status, StopReport, Tail, read_report
 from .bootstrap import Bootstrap, BootstrapError, looking_word, word_of
 from .forward import PortHere
 from .link import Link
@@ -107,7 +107,9 @@ class StdioMachine:
             self._link.close()
         if self._owns_asking:
             self._asking.close()
-        self._set("down", "closed")
+        self._set("down", CLOSED)
+        await asyncio.sleep(0.0)  # the loop closes what the link had open
+        await asyncio.sleep(0.0)
 
     def _set(self, state: str, reason: str = "", next_try: float | None = None, *, again: bool = False) -> None:
         redials = self._state.redials + again
@@ -130,7 +132,12 @@ class StdioMachine:
                 if self._dialling is None or self._dialling.done():
                     self._dialling = asyncio.ensure_future(self._dial(DIAL_TRIES, report))
                     self._dialling.add_done_callback(lambda done: done.cancelled() or done.exception())
-                await asyncio.shield(self._dialling)
+                dialling = self._dialling
+                try:
+                    await asyncio.shield(dialling)
+                except asyncio.CancelledError:
+                    if not (dialling.cancelled() and self._closed):
+                        raise
             else:
                 await self.link_change(self._state)
         return self._link
@@ -145,7 +152,10 @@ class StdioMachine:
                 break
             except ConnectFailed as failed:
                 if attempt == tries or not failed.busy:
-                    self._set("down", failed.reason)
+                    if failed.needs_you or self._retrying is None or self._retrying.done():
+                        self._set("down", failed.reason)
+                    else:
+                        self._set("retrying", failed.reason, self._state.next_try)
                     raise
                 tell(f"{failed.reason}; once more")
                 await asyncio.sleep(pause_before(attempt, random.random()))
@@ -165,6 +175,7 @@ class StdioMachine:
                 dial = await stack.enter_async_context(self._asking.dial(self.name))
             except StoreRefused as error:
                 raise ConnectFailed(self.name, f"nobody could answer its questions: {error}") from None
+            missing: BootstrapError | None = None  # why the first word was in vain
             for word in words:
                 tell(f"running {' '.join(place.command)} …")
                 bootstrap = Bootstrap(agent_parcel(), login=place.login)
@@ -176,10 +187,16 @@ class StdioMachine:
                     return link
                 except BootstrapError as error:
                     said, code = await link.last_words()
-                    if (type(error) is BootstrapError or code == SSH_FAILED) and not bootstrap.noise:
+                    if (
+                        (type(error) is BootstrapError or code == SSH_FAILED)
+                        and not bootstrap.noise
+                        and missing is None
+                    ):
                         raise explain(self.name, place.kind, said, code, dial.refused) from None
                     if not error.look_further or word is words[-1]:
-                        raise ConnectFailed(self.name, error.reason, error.remedy) from None
+                        told = missing or error if type(error) is BootstrapError else error
+                        raise ConnectFailed(self.name, told.reason, told.remedy) from None
+                    missing = error
                     tell(f"{error.reason}; looking for another Python")
                     link.close()
                 except BaseException as error:

@@ -58,7 +58,7 @@ from tools.leftovers import marked
 
 AGENT = Path(rpc.__file__).parent
 STAY = "exec sleep 1000"
-PATIENCE = 60  # seconds until an agent that says nothing fails the test
+PATIENCE = 20  # seconds until an agent that says nothing fails the test
 
 # -- chunks
 
