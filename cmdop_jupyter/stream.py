@@ -182,7 +182,8 @@ class Stream:
         if self.link != "up":
             link = self._machine.link
             stops = ", a stop waits for it" if self.session_id in self._machine.stops else ""
-            return f"{text}{self._known.state}, link {link.state} ({link.reason}){stops}>"
+            known = f"{self._known.state}, " if self._known.seq >= 0 else ""
+            return f"{text}{known}link {link.state} ({link.reason}){stops}>"
         try:
             status = self.status
         except SessionNotFound:

@@ -49,10 +49,16 @@ def pack_chunks(chunks: list[Chunk]) -> Reply:
 
 def unpack_chunks(header: Header, body: bytes) -> list[Chunk]:
     """The chunks of an answer. Raises FrameError when its parts do not fit."""
-    at, offset, chunks = 0, header["offset"], []
-    for channel, wall_ns, mono_ms, size in header["chunks"]:
-        chunks.append(Chunk(offset + at, CHANNELS[channel], wall_ns, mono_ms, body[at : at + size]))
-        at += size
+    at, chunks = 0, []
+    try:
+        offset = int(header["offset"])
+        for channel, wall_ns, mono_ms, size in header["chunks"]:
+            if not (0 <= size <= len(body) - at and channel >= 0):
+                raise FrameError(f"an answer of {len(body)} bytes has a chunk of {size}, of channel {channel}")
+            chunks.append(Chunk(offset + at, CHANNELS[channel], wall_ns, mono_ms, body[at : at + size]))
+            at += size
+    except (IndexError, KeyError, TypeError) as error:
+        raise FrameError(f"an answer with chunks makes no sense: {error!r}") from None
     if at != len(body):
         raise FrameError(f"an answer with chunks of {at} bytes has {len(body)}")
     return chunks
@@ -265,13 +271,13 @@ class Server:
         return {}, ()
 
     async def _op_start(self, header: Header, body: bytes) -> Reply:
-        return await self._calls.start(json.loads(body)), ()
+        return {}, [json.dumps(await self._calls.start(json.loads(body))).encode()]
 
     async def _op_sessions(self, header: Header, body: bytes) -> Reply:
         return {}, [json.dumps(await self._calls.sessions()).encode()]
 
     async def _op_find(self, header: Header, body: bytes) -> Reply:
-        return await self._calls.find(header["wanted"]), ()
+        return {}, [json.dumps(await self._calls.find(header["wanted"])).encode()]
 
     async def _op_status(self, header: Header, body: bytes) -> Reply:
         return await self._calls.status(header["session"], header.get("seen")), ()

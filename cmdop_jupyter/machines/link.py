@@ -121,9 +121,10 @@ class Link(asyncio.Protocol):
         if self.lost is not None or self._stdin is None:
             raise LinkLost(self._machine, self.lost or "closed")
         number = next(self._numbers)
+        frame = encode({**header, "number": number}, body)
         future: asyncio.Future[tuple[Header, bytes]] = self._loop.create_future()
         self._waiting[number] = future, []
-        self._stdin.write(encode({**header, "number": number}, body))
+        self._stdin.write(frame)
         try:
             answer, data = await future
         except asyncio.CancelledError:

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ..agent.frames import MAX_BODY
 from ..agent.log import Chunk
 from ..agent.rpc import unpack_chunks
-from ..errors import CmdopError, ConnectFailed, StoreRefused
+from ..errors import CmdopError, ConnectFailed, InvalidRequest, StoreRefused
 from .asking import Asking, Dial
 from .base import CLOSED, Forward, LinkState, SessionFacts, StartRequest, Status, StopReport, Tail, read_report
 from .bootstrap import Bootstrap, BootstrapError, looking_word, word_of
@@ -279,16 +280,20 @@ class StdioMachine:
             await self._link.ask(self._kept)
 
     async def start(self, request: StartRequest) -> SessionFacts:
-        answer, _ = await self._ask("start", json.dumps(asked_at(self.place, request)).encode(), dial=True)
-        return SessionFacts.from_answer(answer)
+        asked = json.dumps(asked_at(self.place, request)).encode()
+        if len(asked) > MAX_BODY:
+            most, size = MAX_BODY // 1024, len(asked) // 1024
+            raise InvalidRequest(f"a script and its variables may have {most} KiB over a link, these have {size}")
+        _, body = await self._ask("start", asked, dial=True)
+        return SessionFacts.from_answer(json.loads(body))
 
     async def sessions(self) -> list[tuple[SessionFacts, Status]]:
         _, body = await self._ask("sessions", dial=True)
         return [(SessionFacts.from_answer(one), Status.from_answer(one)) for one in json.loads(body)]
 
     async def find(self, wanted: str) -> SessionFacts:
-        answer, _ = await self._ask("find", wanted=wanted, dial=True)
-        return SessionFacts.from_answer(answer)
+        _, body = await self._ask("find", wanted=wanted, dial=True)
+        return SessionFacts.from_answer(json.loads(body))
 
     async def status(self, session_id: str, seen: int | None = None) -> Status:
         answer, _ = await self._ask("status", session=session_id, seen=seen)
