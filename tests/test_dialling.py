@@ -27,6 +27,7 @@ from sshd import Sshd, User, fingerprint, free_port, login_user, make_key, progr
 from cmdop_jupyter import directory
 from cmdop_jupyter.client import Terminal
 from cmdop_jupyter.errors import ConnectFailed, HostKeyChanged, LinkLost
+from cmdop_jupyter.machines import stdio
 from cmdop_jupyter.machines.asking import Asker, Asking, Question
 from cmdop_jupyter.machines.base import LinkState, SessionFacts, StartRequest
 from cmdop_jupyter.machines.parcel import agent_parcel, parcel_of
@@ -37,6 +38,7 @@ from cmdop_jupyter.steady import Steady
 from cmdop_jupyter.stream import Stream
 
 PYTHON = os.path.realpath(sys.executable)
+QUICK = {"KexAlgorithms": "curve25519-sha256"}  # the default takes 0.1 s more for each login
 PASSWORD = "Gänse füttern 7%"
 WAIT_FOR_A_LINE = "read line"
 Reach = Callable[..., StdioMachine]
@@ -73,7 +75,7 @@ class Box:
     def sshd(self, **options: object) -> Sshd:
         """A server whose sessions have all that: this PATH and no other, this home, this cache."""
         own = {"HOME": str(self.home), "PATH": str(self.bin), "XDG_CACHE_HOME": str(self.cache)}
-        return Sshd(env={**own, **self.env}, **options)
+        return Sshd(env={**own, **self.env}, **QUICK, **options)
 
     @property
     def agent(self) -> Path:
@@ -287,7 +289,7 @@ async def test_a_host_key_that_changed_is_told_with_both_fingerprints_and_the_wa
 
 @pytest.fixture(scope="module")
 def with_passwords() -> Iterator[Sshd]:
-    with Sshd(PasswordAuthentication="yes", PubkeyAuthentication="no") as sshd:
+    with Sshd(PasswordAuthentication="yes", PubkeyAuthentication="no", **QUICK) as sshd:
         yield sshd
 
 
@@ -296,16 +298,10 @@ async def test_a_password_is_asked_for_once_for_a_link(with_passwords: Sshd, use
     machine = reach(with_passwords, user.name, ask=person)
 
     assert await says(machine, "whoami") == f"{user.name}\n"
-    assert await says(machine, "whoami") == f"{user.name}\n"
+    environment = await says(machine, "env")
+
     assert [(question.kind, question.secret) for question in person.questions] == [("password", True)]
-
-
-async def test_no_session_learns_how_to_ask(with_passwords: Sshd, user: User, reach: Reach) -> None:
-    said = await says(reach(with_passwords, user.name, ask=Person(PASSWORD)), "env")
-
-    assert PASSWORD not in said
-    assert "ASKPASS" not in said
-    assert "CMDOP_ASK" not in said
+    assert not re.search(f"{PASSWORD}|ASKPASS|CMDOP_ASK", environment)
 
 
 async def test_a_wrong_password_is_told(with_passwords: Sshd, user: User, reach: Reach) -> None:
@@ -366,11 +362,9 @@ async def test_pythons_that_are_too_old_are_told(bare: Box, reach: Reach) -> Non
     assert not bare.cache.exists()
 
 
-@pytest.mark.parametrize("first", ["missing", "broken", "old"])
+@pytest.mark.parametrize("first", ["missing", "old"])
 async def test_another_python_is_found_by_looking_further(bare: Box, reach: Reach, first: str) -> None:
-    if first == "broken":
-        bare.has("python3", "echo 'python3: command not found, install it' >&2; exit 127")
-    elif first == "old":
+    if first == "old":
         bare.has_old_python("python3")
     good, steps = bare.has("python3.11"), list[str]()
 
@@ -496,7 +490,7 @@ async def test_a_forced_command_is_told_with_its_first_bytes(box: Box, reach: Re
 
 
 async def test_a_login_shell_that_lets_nobody_in_is_told(reach: Reach) -> None:
-    with login_user("nologin") as user, Sshd() as sshd:
+    with login_user("nologin") as user, Sshd(**QUICK) as sshd:
         error = await failure(reach(sshd, user.name))
 
     assert "it printed: This account is currently not available." in error.reason
@@ -550,7 +544,7 @@ async def test_a_bashrc_that_prints_before_and_after_harms_nothing(user: User, r
     bashrc = user.home / ".bashrc"
     bashrc.write_text("echo welcome; printf 'no newline'; trap 'echo and goodbye' EXIT\n")
     user.owns(bashrc)
-    with Sshd() as sshd:
+    with Sshd(**QUICK) as sshd:
         machine = reach(sshd, user.name)
         try:
             assert await says(machine, "printf exactly this") == "exactly"
@@ -561,15 +555,12 @@ async def test_a_bashrc_that_prints_before_and_after_harms_nothing(user: User, r
     assert machine.link == LinkState("down", "closed", since=machine.link.since)
 
 
-@pytest.mark.parametrize("login", [True, False])
-async def test_a_login_shells_environment_is_taken_where_that_is_asked(user: User, reach: Reach, login: bool) -> None:
+async def test_a_login_shells_environment_is_taken_where_that_is_asked(user: User, reach: Reach) -> None:
     profile = user.home / ".profile"
     profile.write_text("export FROM_LOGIN='by the profile'; echo welcome\n")
     user.owns(profile)
-    with Sshd() as sshd:
-        said = await says(reach(sshd, user.name, login=login), 'echo "<$FROM_LOGIN>"')
-
-    assert said == ("<by the profile>\n" if login else "<>\n")
+    with Sshd(**QUICK) as sshd:
+        assert await says(reach(sshd, user.name, login=True), 'echo "<$FROM_LOGIN>"') == "<by the profile>\n"
 
 
 async def test_what_a_place_says_of_sessions_reaches_them(server: Sshd, reach: Reach, tmp_path: Path) -> None:
@@ -699,6 +690,13 @@ def words(links: list[LinkState]) -> list[str]:
     return [state for at, state in enumerate(states) if states[at - 1 : at] != [state]]
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The shortest pause between two tries, shorter than it is."""
+    monkeypatch.setattr(stdio, "FIRST_PAUSE", 0.1)
+    return 0.1
+
+
 async def test_a_first_dial_goes_by_connecting(server: Sshd, reach: Reach) -> None:
     machine = reach(server)
     async with watched(machine) as seen:
@@ -722,23 +720,24 @@ async def test_a_link_that_is_cut_comes_back_by_itself(sshd: Sshd, reach: Reach)
     assert [link.since for link in seen] == sorted(link.since for link in seen)
 
 
-async def test_while_nobody_is_there_the_next_try_is_shown_and_calls_wait(box: Box, reach: Reach) -> None:
-    with box.sshd() as sshd:
-        machine = reach(sshd)
-        facts = await start(machine, WAIT_FOR_A_LINE)
-        async with watched(machine) as seen:
-            sshd.stop()
-            waiting = await until(machine, lambda link: link.next_try is not None)
-            call = asyncio.create_task(Steady(machine).status(facts.id))
-            later = await until(machine, lambda link: link.next_try not in (None, waiting.next_try))
-            assert not call.done()
-            sshd.start()
-            status = await call
+async def test_while_nobody_is_there_the_next_try_is_shown_and_calls_wait(
+    sshd: Sshd, reach: Reach, impatient: float
+) -> None:
+    machine = reach(sshd)
+    facts = await start(machine, WAIT_FOR_A_LINE)
+    async with watched(machine) as seen:
+        sshd.stop()
+        waiting = await until(machine, lambda link: link.next_try is not None)
+        call = asyncio.create_task(Steady(machine).status(facts.id))
+        later = await until(machine, lambda link: link.next_try not in (None, waiting.next_try))
+        assert not call.done()
+        sshd.start()
+        status = await call
 
     assert (waiting.state, later.state) == ("retrying", "retrying")
     assert "nothing listens on port" in later.reason
     assert waiting.next_try is not None
-    assert FIRST_PAUSE <= waiting.next_try - waiting.since <= 2 * FIRST_PAUSE
+    assert impatient <= waiting.next_try - waiting.since <= 2 * impatient
     assert status.state == "running"
     assert words(seen) == ["up", "retrying", "up"]
 
@@ -786,7 +785,9 @@ async def test_a_failure_that_somebody_has_to_see_to_is_not_repeated(sshd: Sshd,
     assert await waiting == "mended\n"
 
 
-async def test_a_start_that_was_cut_off_is_answered_when_the_machine_is_back(sshd: Sshd, reach: Reach) -> None:
+async def test_a_start_that_was_cut_off_is_answered_when_the_machine_is_back(
+    sshd: Sshd, reach: Reach, impatient: float
+) -> None:
     machine = reach(sshd, silence=1.0)
     await machine.connect()
     machine._link._stdout.pause_reading()  # so that no answer gets here
@@ -800,6 +801,21 @@ async def test_a_start_that_was_cut_off_is_answered_when_the_machine_is_back(ssh
     sshd.start()
 
     assert (await starting).id == "the-id"
+
+
+async def test_closing_ends_a_start_that_waits_for_the_link(sshd: Sshd, reach: Reach) -> None:
+    machine = reach(sshd, silence=1.0)
+    await machine.connect()
+    sshd.kill_children(signal.SIGSTOP)
+    starting = asyncio.create_task(Steady(machine).start(StartRequest("the-id", "once", script="true")))
+    sshd.authorized_keys.write_text("")
+    await until(machine, lambda link: link.state == "down")
+
+    await machine.close()
+
+    with pytest.raises(ConnectFailed, match="its client was closed"):
+        async with asyncio.timeout(20):
+            await starting
 
 
 async def test_words_between_the_frames_end_the_link_with_a_clear_reason(reach: Reach, tmp_path: Path) -> None:
@@ -875,7 +891,7 @@ async def on_io(work: Any) -> Any:
     return await asyncio.wrap_future(runtime().submit(work))
 
 
-async def test_handlers_are_told_of_cuts_and_returns(sshd: Sshd, far: StdioMachine) -> None:
+async def test_handlers_are_told_of_cuts_and_returns(sshd: Sshd, far: StdioMachine, impatient: float) -> None:
     stream = await Terminal(far).create(command="exec cat", tty="none")
     told: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
     stream.on_disconnect(lambda reason: told.put_nowait(("gone", reason)))
@@ -894,13 +910,15 @@ async def test_handlers_are_told_of_cuts_and_returns(sshd: Sshd, far: StdioMachi
 
     assert (gone[0], back[0]) == ("gone", "back")
     assert gone[1]
-    assert FIRST_PAUSE < back[1] < 60
+    assert impatient < back[1] < 60
     assert stream.link == "up"
     assert stream.read() == b"before\nafter\n"
     stream.close()
 
 
-async def test_a_stop_made_while_the_link_is_away_arrives_when_it_is_back(sshd: Sshd, far: StdioMachine) -> None:
+async def test_a_stop_made_while_the_link_is_away_arrives_when_it_is_back(
+    sshd: Sshd, far: StdioMachine, impatient: float
+) -> None:
     stream = await Terminal(far).create(command="echo up; exec sleep 1000", name="api")
     await stream.wait_for("up", timeout=30)
     assert stream.state == "running"

@@ -75,12 +75,17 @@ def sshd() -> Iterator[Sshd]:
         yield sshd
 
 
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory) -> tuple[str, ...]:
+    return (*own_places(tmp_path_factory.mktemp("shell")), "sh", "-c")
+
+
 @pytest.fixture(params=["sh -c", "ssh"])
-def far(request, tmp_path, sshd) -> Iterator[Far]:
+def far(request, tmp_path, sshd, shell) -> Iterator[Far]:
     if request.param == "ssh":
         far = Far(tmp_path, "ssh", ssh_to(sshd))
     else:
-        far = Far(tmp_path, "link", (*own_places(tmp_path), "sh", "-c"))
+        far = Far(tmp_path, "link", shell)
     yield far
     runtime().wait(far.machine.close())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 
 from .errors import InvalidRequest, PortClosed
 
@@ -14,7 +15,7 @@ class Ports:
     """Connections to services that listen on this machine's loopback."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(int.from_bytes(os.urandom(6), "big"))  # no other agent's, before or after a cut
         self._open: dict[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
 
     async def dial(self, port: int) -> int:
@@ -38,8 +39,8 @@ class Ports:
         reader, _ = self._ends(number)
         try:
             return await reader.read(PIECE)
-        except OSError:  # reset
-            return b""
+        except OSError:
+            raise PortClosed(0, "the connection was reset") from None
 
     async def send(self, number: int, data: bytes, eof: bool) -> None:
         """Hand bytes over; done when they may be followed by more."""

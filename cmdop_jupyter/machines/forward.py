@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -52,16 +54,19 @@ class PortHere:
         task.add_done_callback(self._connections.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        number = None
+        number, whole = None, False
         try:
             answer, _ = await self._ask("dial", port=self._there)
             number = answer["connection"]
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._there_to_here(number, writer))
                 both.create_task(self._here_to_there(number, reader))
-        except* (CmdopError, OSError):  # cut, or nothing listens there: to whoever connected it is a closed connection
-            writer.transport.abort()
+            whole = True
+        except* (CmdopError, OSError):  # cut, or nothing listens there: to whoever connected it is a broken connection
+            pass
         finally:
+            if not whole:
+                _reset(writer)
             writer.close()
             if number is not None:
                 self._begin(self._hang_up(number))
@@ -84,3 +89,10 @@ class PortHere:
     async def _hang_up(self, number: int) -> None:
         with contextlib.suppress(CmdopError):
             await self._ask("hang_up", connection=number)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection so that it does not look like a proper end."""
+    with contextlib.suppress(OSError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
