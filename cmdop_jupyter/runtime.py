@@ -232,8 +232,8 @@ def _patiently(future: concurrent.futures.Future[T], timeout: float | None) -> T
     with _waiting():
         while True:
             left = TICK if until is None else min(TICK, until - time.monotonic())
-            done, _ = concurrent.futures.wait([future], timeout=max(0.0, left))
-            if done or (until is not None and time.monotonic() >= until):
+            concurrent.futures.wait([future], timeout=max(0.0, left))
+            if future.done() or (until is not None and time.monotonic() >= until):
                 return future.result(0)
             _do_asked()
 

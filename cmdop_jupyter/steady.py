@@ -48,7 +48,7 @@ class Steady:
             except ConnectFailed:
                 if not asked or self.link.reason == CLOSED:
                     raise
-            while (link := self.link).state != "up":
+            while (link := self.link).state != "up" and link.reason != CLOSED:
                 await self.link_change(link)
 
     async def sessions(self) -> list[tuple[SessionFacts, Status]]:

@@ -500,21 +500,25 @@ async def test_a_login_shell_that_lets_nobody_in_is_told(reach: Reach) -> None:
 # -- the user's own ssh_config, shell and place
 
 
-async def test_no_option_of_the_users_spoils_the_link(server: Sshd, reach: Reach) -> None:
+async def test_no_option_of_the_users_spoils_the_link(server: Sshd, reach: Reach, tmp_path: Path) -> None:
     options: dict[str, object] = {
         "RequestTTY": "force",
         "RemoteCommand": "echo another command",
-        "LocalForward": f"{server.port} 127.0.0.1:1",  # that port is taken
+        "LocalForward": f"127.0.0.1:{server.port} 127.0.0.1:1",  # that port is taken
         "ExitOnForwardFailure": "yes",
         "PermitLocalCommand": "yes",
-        "LocalCommand": "echo noise",
+        "LocalCommand": f"touch {tmp_path}/ran",
         "SessionType": "none",
         "StdinNull": "yes",
         "ForkAfterAuthentication": "yes",
         "EscapeChar": "a",
     }
 
-    assert await says(reach(server, ssh=options), "printf 'a~.\\r\\n\\0b'") == "a~.\r\n\0b"
+    machine = reach(server, ssh=options)
+
+    assert await says(machine, "printf 'a~.\\r\\n\\0b'") == "a~.\r\n\0b"
+    assert not (tmp_path / "ran").exists()
+    assert machine._link._process.poll() is None  # it did not leave the link to a child
 
 
 async def test_no_master_is_made_whatever_the_user_has_set(server: Sshd, reach: Reach) -> None:
@@ -603,7 +607,10 @@ async def test_a_forwarded_agent_serves_a_session_across_redials(
     steady = Steady(machine)
     facts = await start(machine, 'while read go; do echo "$SSH_AUTH_SOCK"; ssh-add -l; done')
     await steady.write(facts.id, "me", 0, b"\n")
-    await steady.read(facts.id, 0, 1)
+    status = await steady.status(facts.id)
+    while status.newlines < 2:
+        await steady.read(facts.id, status.end, 1)
+        status = await steady.status(facts.id)
 
     sshd.kill_children()
     await until(machine, lambda link: link.redials == 1)

@@ -80,14 +80,18 @@ def shell(tmp_path_factory) -> tuple[str, ...]:
     return (*own_places(tmp_path_factory.mktemp("shell")), "sh", "-c")
 
 
-@pytest.fixture(params=["sh -c", "ssh"])
-def far(request, tmp_path, sshd, shell) -> Iterator[Far]:
-    if request.param == "ssh":
-        far = Far(tmp_path, "ssh", ssh_to(sshd))
+@pytest.fixture
+def far(request, tmp_path, shell) -> Iterator[Far]:
+    """Reached by `sh -c`, or as a test's parameter says."""
+    if getattr(request, "param", "sh -c") == "ssh":
+        far = Far(tmp_path, "ssh", ssh_to(request.getfixturevalue("sshd")))
     else:
         far = Far(tmp_path, "link", shell)
     yield far
     runtime().wait(far.machine.close())
+
+
+over_both = pytest.mark.parametrize("far", ["sh -c", "ssh"], indirect=True)
 
 
 @pytest.fixture
@@ -186,6 +190,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@over_both
 async def test_fifty_connections_at_once_are_each_answered(stream, website):
     url = await stream.forward(website)
 
@@ -202,6 +207,7 @@ async def test_fifty_connections_at_once_are_each_answered(stream, website):
     assert found == [digest(body) for body in BODIES]
 
 
+@over_both
 async def test_across_a_cut_open_connections_break_and_new_ones_wait(far, stream, website, listen):
     url, echoing = await stream.forward(website), await stream.forward(await listen(echo))
     assert digest(await asyncio.to_thread(get, f"{url}1")) == digest(BODIES[1])
@@ -229,6 +235,7 @@ async def test_across_a_cut_open_connections_break_and_new_ones_wait(far, stream
     assert await stream.forward(website) == url
 
 
+@over_both
 async def test_much_goes_both_ways_at_once(stream, listen):
     url = await stream.forward(await listen(echo))
 
@@ -255,6 +262,7 @@ async def until_still(machine: StdioMachine, count: Callable[[], int]) -> int:
     return seen
 
 
+@over_both
 async def test_what_nobody_reads_here_stays_there(far, stream, listen):
     said, end, hashed = 0, 100_000_000, hashlib.sha256()
 
@@ -281,6 +289,7 @@ async def test_what_nobody_reads_here_stays_there(far, stream, listen):
     assert digest(came) == hashed.hexdigest()
 
 
+@over_both
 async def test_what_nobody_reads_there_stays_here(far, stream, listen):
     may_read = asyncio.Event()
     came: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import contextvars
 import logging
 import os
@@ -11,10 +13,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
-from cmdop_jupyter.runtime import Pending, runtime
+from cmdop_jupyter import runtime as module
+from cmdop_jupyter.runtime import NobodyWaits, Pending, on_main_thread, runtime
 
 
 async def answer(value: object = 42) -> object:
@@ -43,6 +47,16 @@ class Never:
 @pytest.fixture
 def never() -> Never:
     return Never()
+
+
+def functions_of(thread: threading.Thread) -> list[str]:
+    """The functions that a thread is in."""
+    frame = sys._current_frames().get(thread.ident)
+    names = []
+    while frame is not None:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
 
 
 def script(code: str) -> subprocess.CompletedProcess[str]:
@@ -144,12 +158,8 @@ def test_an_impatient_result_lets_the_work_go_on(never):
 
 
 def test_an_interrupt_ends_a_blocking_wait(never):
-    def in_result() -> bool:
-        frame = sys._current_frames()[threading.main_thread().ident]
-        return (frame.f_code.co_name, frame.f_back.f_code.co_name) == ("wait", "result")
-
     def interrupt() -> None:
-        while not (never.begun.is_set() and in_result()):
+        while not never.begun.is_set() or "_patiently" not in functions_of(threading.main_thread()):
             time.sleep(0)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
@@ -158,6 +168,15 @@ def test_an_interrupt_ends_a_blocking_wait(never):
     with pytest.raises(KeyboardInterrupt):
         Pending(never.run(), "it", tied=True).result()
     assert never.ended.wait(10)
+
+
+def test_work_that_is_cancelled_ends_a_blocking_wait():
+    async def cancel_itself() -> None:
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+
+    with pytest.raises(concurrent.futures.CancelledError):
+        Pending(cancel_itself(), "it").result(timeout=10)
 
 
 def test_what_it_sends_belongs_to_no_cell():
@@ -224,7 +243,8 @@ asyncio.run(main())
 def test_a_forked_child_has_an_io_thread_of_its_own():
     done = script("""
 import asyncio, os, sys
-from cmdop_jupyter.runtime import Pending, runtime
+from cmdop_jupyter import runtime as module
+from cmdop_jupyter.runtime import NobodyWaits, Pending, on_main_thread, runtime
 async def pid():
     return os.getpid()
 assert Pending(pid(), "it").result() == os.getpid()
@@ -263,6 +283,122 @@ stream.stop().result()
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "\nfrom the child\none\nfrom the child\nfrom the parent\n"
+
+
+async def on_main_thread_soon(work: Callable[[], object]) -> object:
+    """Ask until somebody waits there."""
+    while True:
+        with contextlib.suppress(NobodyWaits):
+            return await on_main_thread(work)
+        await asyncio.sleep(0)
+
+
+def name_of_thread() -> str:
+    return threading.current_thread().name
+
+
+def test_what_the_main_thread_is_asked_for_is_done_where_it_waits():
+    assert Pending(on_main_thread_soon(name_of_thread), "it").result() == "MainThread"
+    assert asyncio.run(as_main(Pending(on_main_thread_soon(name_of_thread), "it"))) == "MainThread"
+
+
+def test_it_is_done_by_any_call_that_waits_and_the_wait_goes_on():
+    """One asks, another one waits."""
+    waited = threading.Event()
+
+    async def end() -> str:
+        await asyncio.to_thread(waited.wait, 10)
+        return "what was awaited"
+
+    asked = runtime().submit(on_main_thread_soon(name_of_thread))
+    asked.add_done_callback(lambda _: waited.set())
+
+    assert Pending(end(), "it").result() == "what was awaited"
+    assert asked.result(0) == "MainThread"
+
+
+def test_several_things_are_done_one_after_the_other():
+    under_way, most = 0, 0
+
+    def work() -> int:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        under_way -= 1
+        return most
+
+    async def ask() -> list[int]:
+        return await asyncio.gather(*(on_main_thread_soon(work) for _ in range(10)))
+
+    assert Pending(ask(), "it").result() == [1] * 10
+
+
+@pytest.mark.parametrize("error", [LookupError("gone"), KeyboardInterrupt()])
+def test_what_goes_wrong_there_reaches_who_asked(error):
+    def work() -> None:
+        raise error
+
+    async def ask() -> str:
+        try:
+            await on_main_thread_soon(work)
+        except BaseException as seen:
+            return repr(seen)
+
+    assert Pending(ask(), "it").result() == repr(error)
+
+
+def test_while_nobody_waits_on_the_main_thread_it_is_told():
+    with pytest.raises(NobodyWaits):
+        runtime().submit(on_main_thread(name_of_thread)).result(10)
+
+
+def test_who_waits_on_another_thread_does_not_count(never):
+    pending = Pending(never.run(), "it", tied=True)
+
+    def wait() -> None:
+        with pytest.raises(concurrent.futures.CancelledError):
+            pending.result()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while "_patiently" not in functions_of(thread):
+        time.sleep(0)
+
+    with pytest.raises(NobodyWaits):
+        runtime().submit(on_main_thread(name_of_thread)).result(10)
+    pending._future.cancel()
+    thread.join()
+
+
+def queued(work: Callable[[], object]) -> concurrent.futures.Future[object]:
+    """Something that the main thread is asked for and has not begun."""
+    asked = runtime().submit(on_main_thread(work))
+    while module._asked.empty():
+        time.sleep(0)
+    return asked
+
+
+def test_when_who_waited_went_away_it_is_told_and_nothing_is_done_later():
+    done = []
+    with module._waiting():
+        asked = queued(lambda: done.append("asked"))
+
+    with pytest.raises(NobodyWaits):
+        asked.result(10)
+    module._do_asked()
+    assert done == []
+
+
+def test_what_nobody_wants_any_more_is_not_begun():
+    """A question whose answer came from elsewhere must not be put to anybody."""
+    done = []
+    with module._waiting():
+        asked = queued(lambda: done.append("asked"))
+        asked.cancel()
+        runtime().wait(answer())  # the loop has seen it
+        module._do_asked()
+
+    assert done == []
 
 
 def test_there_is_one_io_thread():
