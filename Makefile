@@ -20,7 +20,7 @@ lab: .venv/installed-lab  ## open the quickstart notebook in JupyterLab
 
 test: .venv/installed-test  ## all tests, the notebooks among them; ARGS='-k name' picks some
 	@sh tools/system-packages
-	@$(BIN)/python -m pytest --nbval $(ARGS)
+	@$(BIN)/python -m pytest --nbval -n 2 --dist loadfile $(ARGS)
 
 chaos: .venv/installed-test  ## cut links a hundred times under 500 MB; takes minutes
 	@CHAOS=1 $(BIN)/python -m pytest tests/test_breaking_links.py

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from cmdop_jupyter.machines.stdio import StdioMachine
 from cmdop_jupyter.runtime import runtime
 from cmdop_jupyter.steady import Steady
 
+NUMBERS = itertools.count(1)
 COUNTER = """
 count=0
 trap 'count=$((count + 1)); echo "trapped $count"' USR1
@@ -40,13 +41,17 @@ class Far:
     def __init__(self, place: Place) -> None:
         self.machine, self.other = StdioMachine(place), StdioMachine(place)
         self.steady = Steady(self.machine)
+        self.session = ""
 
     async def deafly(self, call: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
         """Begin a call whose answer will not be heard."""
-        await self.machine.connect()
-        assert self.machine._link is not None
+        await self.up()
         self.machine._link._stdout.pause_reading()
         return asyncio.ensure_future(call)
+
+    async def up(self) -> None:
+        await self.machine.connect()
+        assert self.machine._link is not None
 
     def cut(self) -> None:
         """Kill what the link runs over, and what it has said with it."""
@@ -66,47 +71,59 @@ class Far:
         return answer
 
     async def start(self, script: str = COUNTER, *, tty: str = "split", **more: Any) -> str:
-        facts = await self.other.start(StartRequest("the-id", "api", script=script, tty=tty, **more))
+        """Start a session that says when it is ready."""
+        await self.other.start(self.request(script, tty=tty, **more))
         await self.logged(b"ready\n")
-        return facts.id
+        return self.session
+
+    def request(self, script: str, **more: Any) -> StartRequest:
+        self.session = f"id-{next(NUMBERS)}"
+        return StartRequest(self.session, f"name-{self.session}", script=script, **more)
 
     async def log(self) -> bytes:
         """Everything that has been printed on stdout or by the terminal."""
-        status = await self.other.status("the-id")
+        status = await self.other.status(self.session)
         found: list[Any] = []
         while not found or found[-1].end < status.end:
-            found += await self.other.read("the-id", found[-1].end if found else 0, 100_000)
+            found += await self.other.read(self.session, found[-1].end if found else 0, 100_000)
         return b"".join(chunk.data for chunk in found if chunk.channel == "stdout")
 
     async def logged(self, wanted: bytes, times: int = 1) -> None:
         """Wait until it has been printed."""
         end = 0
         while not end or (await self.log()).count(wanted) < times:
-            end = (await self.other.read("the-id", end, 100_000))[-1].end
+            end = (await self.other.read(self.session, end, 100_000))[-1].end
 
     async def until(self, *states: str) -> Status:
-        status = await self.other.status("the-id")
+        status = await self.other.status(self.session)
         while status.state not in states:
-            status = await self.other.status("the-id", status.seq)
+            status = await self.other.status(self.session, status.seq)
         return status
+
+    async def clean(self) -> None:
+        for facts, status in await self.other.sessions():
+            if status.state != "ended":
+                await self.other.stop(facts.id, f"clean {facts.id}", 0.0)
+            await self.other.remove(facts.id)
+
+    async def close(self) -> None:
+        await self.machine.close()
+        await self.other.close()
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory) -> tuple[str, ...]:
-    folder = tmp_path_factory.mktemp("shell")
-    return ("env", own_places(folder)[2], "sh", "-c")
+def one_far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    # what is dialled in one test serves the next: it must not carry the mark by which a test's processes are ended
+    words = ("env", "-u", "CMDOP_TEST", *own_places(tmp_path_factory.mktemp("far"))[1:], "sh", "-c")
+    far = Far(Place("far", "link", words))
+    yield far
+    runtime().wait(far.close())
 
 
 @pytest.fixture
-def far(shell: tuple[str, ...], state_dir: Path) -> Iterator[Far]:
-    far = Far(Place("far", "link", shell))
-    yield far
-    runtime().wait(closed(far))
-
-
-async def closed(far: Far) -> None:
-    await far.machine.close()
-    await far.other.close()
+def far(one_far: Far) -> Iterator[Far]:
+    yield one_far
+    runtime().wait(one_far.clean())
 
 
 def on_io_thread(test):
@@ -202,8 +219,7 @@ async def test_a_stop_tells_what_it_took(far):
 @on_io_thread
 async def test_a_stop_that_was_never_heard_arrives_when_the_link_is_back(far):
     session = await far.start()
-    await far.machine.connect()
-    assert far.machine._link is not None
+    await far.up()
     far.cut()  # before it is noticed
     stopping = asyncio.ensure_future(far.steady.stop(session, "the-call", 5.0))
     await asyncio.sleep(0)
@@ -216,7 +232,7 @@ async def test_a_stop_that_was_never_heard_arrives_when_the_link_is_back(far):
 
 @on_io_thread
 async def test_a_start_starts_once(far):
-    request = StartRequest("the-id", "api", script="echo started; exec sleep 1000", tty="none")
+    request = far.request("echo started; exec sleep 1000", tty="none")
 
     call = await far.deafly(far.steady.start(request))
     while not await far.other.sessions():
@@ -224,32 +240,34 @@ async def test_a_start_starts_once(far):
     await far.logged(b"started\n")
     facts = await far.answered(call)
 
-    assert [one.id for one, _ in await far.other.sessions()] == [facts.id] == ["the-id"]
+    assert [one.id for one, _ in await far.other.sessions()] == [facts.id] == [request.id]
 
 
 @on_io_thread
 async def test_an_owner_stays_the_owner_over_the_next_link(far):
-    session = await far.start(ephemeral=0.0, owner="me", script="echo ready; exec sleep 1000")
-    await far.other.own(session, "me")
+    mine = Far(far.machine.place)
+    far.session = await mine.start("echo ready; exec sleep 1000", ephemeral=1.0, owner="me")
+    await mine.other.own(far.session, "me")
 
-    await far.answered(await far.deafly(far.steady.own(session, "me")))
-    await far.other.close()  # now there is one connection of the owner's, and it is the new link's
-    far.other = StdioMachine(far.machine.place)
+    await mine.answered(await mine.deafly(mine.steady.own(far.session, "me")))
+    await mine.other.close()  # from here on there is one connection of the owner's, that of the new link
+    alone_since = (await far.other.status(far.session)).clock_ms
+    while (status := await far.other.status(far.session)).clock_ms < alone_since + 1500:
+        pass
 
-    status = await far.other.status(session)
     assert (status.state, status.stopping) == ("running", False)
-    await far.machine.close()
+    await mine.close()
     await far.until("ended")
 
 
 READS = {
-    "status": lambda steady, seq: steady.status("the-id"),
-    "a status that is waited for": lambda steady, seq: steady.status("the-id", seq - 1),
-    "sessions": lambda steady, seq: steady.sessions(),
-    "find": lambda steady, seq: steady.find("api"),
-    "read": lambda steady, seq: steady.read("the-id", 0, 6),
-    "read_nowait": lambda steady, seq: steady.read_nowait("the-id", 0, 6),
-    "tail": lambda steady, seq: steady.tail("the-id", 6),
+    "status": lambda steady, session, seq: steady.status(session),
+    "a status that is waited for": lambda steady, session, seq: steady.status(session, seq - 1),
+    "sessions": lambda steady, session, seq: steady.sessions(),
+    "find": lambda steady, session, seq: steady.find(session),
+    "read": lambda steady, session, seq: steady.read(session, 0, 6),
+    "read_nowait": lambda steady, session, seq: steady.read_nowait(session, 0, 6),
+    "tail": lambda steady, session, seq: steady.tail(session, 6),
 }
 
 
@@ -258,9 +276,9 @@ def test_what_is_only_asked_is_asked_again(far, what):
     async def test() -> None:
         session = await far.start("echo ready; exec sleep 1000", tty="none")
         seq = (await far.other.status(session)).seq
-        expected = await READS[what](far.other, seq)
+        expected = await READS[what](far.other, session, seq)
 
-        call = await far.deafly(READS[what](far.steady, seq))
+        call = await far.deafly(READS[what](far.steady, session, seq))
         await far.other.sessions()
         answer = await far.answered(call)
 
@@ -284,10 +302,11 @@ def alike(answer: Any) -> Any:
 async def test_calls_that_wait_are_answered_however_often_the_link_breaks(far):
     session = await far.start("echo ready; read go; echo went; read x", tty="none")
     status = await far.other.status(session)
-    await far.machine.connect()
+    await far.up()
+    begun = far.machine.link.redials
     reading = asyncio.ensure_future(far.steady.read(session, status.end, 100))
     changing = asyncio.ensure_future(far.steady.status(session, status.seq))
-    for redials in range(1, 4):
+    for redials in range(begun + 1, begun + 4):
         far.cut()
         while far.machine.link.redials < redials or far.machine.link.state != "up":
             await far.machine.link_change(far.machine.link)
@@ -319,11 +338,13 @@ async def test_a_removal_is_not_made_again(far):
 @on_io_thread
 async def test_what_is_refused_is_not_asked_again(far):
     session = await far.start()
+    await far.up()
+    redials = far.machine.link.redials
 
     with pytest.raises(InvalidRequest, match="NOSUCH"):
         await far.steady.signal(session, "NOSUCH")
 
-    assert far.machine.link.redials == 0
+    assert far.machine.link.redials == redials
 
 
 def test_steady_of_steady_is_one():

@@ -51,13 +51,15 @@ def unpack_chunks(header: Header, body: bytes) -> list[Chunk]:
     """The chunks of an answer. Raises FrameError when its parts do not fit."""
     at, chunks = 0, []
     try:
-        offset = int(header["offset"])
+        offset = header["offset"]
         for channel, wall_ns, mono_ms, size in header["chunks"]:
-            if not (0 <= size <= len(body) - at and channel >= 0):
+            if not (0 <= size <= len(body) - at and channel >= 0 and isinstance(offset, int)):
                 raise FrameError(f"an answer of {len(body)} bytes has a chunk of {size}, of channel {channel}")
             chunks.append(Chunk(offset + at, CHANNELS[channel], wall_ns, mono_ms, body[at : at + size]))
             at += size
-    except (IndexError, KeyError, TypeError) as error:
+    except FrameError:
+        raise
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise FrameError(f"an answer with chunks makes no sense: {error!r}") from None
     if at != len(body):
         raise FrameError(f"an answer with chunks of {at} bytes has {len(body)}")

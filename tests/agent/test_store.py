@@ -30,7 +30,7 @@ ONE, TWO = unique(), unique()
 
 
 def test_start_repeated_with_one_id_runs_once(store, start, tmp_path):
-    session = start(f"echo ran | tee -a {tmp_path}/ran; {WAITS}", id=ONE)
+    session = start(f"echo ran >> {tmp_path}/ran; echo ran; {WAITS}", id=ONE)
     session.until_logged(b"ran\n")
     again = [store.start({"id": ONE, "name": "other", "script": "exit 1"}) for _ in range(3)]
     session.stop()
