@@ -17,7 +17,9 @@ from ..errors import LinkLost
 from .bootstrap import Bootstrap, BootstrapError
 
 PIPE_SIZE = 1024 * 1024  # bytes, where the system allows it
-ACKNOWLEDGE = 16 * 1024  # bytes of bulk after which the far side is told that we have them
+ACKNOWLEDGE, ACKNOWLEDGE_AT_ONCE = 16 * 1024, 1024 * 1024  # bytes of bulk after which the far side is told of them
+ACKNOWLEDGE_SECONDS = 0.005  # pass between two such words, each of which wakes up everybody on the way
+RATE_SECONDS = 0.1  # over which the rate is measured
 LAST_WORDS = 8 * 1024  # bytes of stderr that are kept
 CLOSE_SECONDS = 2.0  # for the process to end by itself once its stdin is closed
 
@@ -35,6 +37,7 @@ class Link(asyncio.Protocol):
     Attributes:
         heard: When the last byte came, by the loop's clock.
         round_trip: Seconds of the newest ping; None before.
+        rate: Bytes of bulk a second, lately.
         lost: Why it broke; None while it is up.
     """
 
@@ -52,6 +55,8 @@ class Link(asyncio.Protocol):
         self._numbers = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[tuple[Header, bytes]], list[bytes]]] = {}
         self._bulk = self._told = 0  # bytes of bulk that came, and that the far side knows of
+        self._telling: asyncio.TimerHandle | None = None
+        self._measured = (self._loop.time(), 0)  # when the rate was, and the bulk that had come
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Future[object]] = set()
         self._tick: asyncio.TimerHandle | None = None
@@ -59,6 +64,7 @@ class Link(asyncio.Protocol):
         self._ended_by_us = False
         self.heard = self._loop.time()
         self.round_trip: float | None = None
+        self.rate = 0.0
         self.lost: str | None = None
 
     async def open(self, command: Sequence[str], environment: Mapping[str, str]) -> Header:
@@ -179,9 +185,14 @@ class Link(asyncio.Protocol):
         except FrameError as error:
             self.close(str(error))
             return
-        if self._bulk - self._told >= ACKNOWLEDGE and self._stdin is not None:
-            self._told = self._bulk
-            self._stdin.write(encode({"op": "got", "bytes": self._bulk}))
+        if self._bulk - self._told >= ACKNOWLEDGE_AT_ONCE:
+            self._acknowledge()
+        elif self._bulk - self._told >= ACKNOWLEDGE and self._telling is None:
+            self._telling = self._loop.call_later(ACKNOWLEDGE_SECONDS, self._acknowledge)
+        since, before = self._measured
+        if self.heard - since >= RATE_SECONDS:
+            self.rate = (self._bulk - before) / (self.heard - since)
+            self._measured = self.heard, self._bulk
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self._opened.done():
@@ -198,6 +209,14 @@ class Link(asyncio.Protocol):
         said, code = await self.last_words()
         if not self._opened.done():
             self._opened.set_exception(self._bootstrap.end(code, said.encode()))
+
+    def _acknowledge(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        if self._stdin is not None and self._told < self._bulk:
+            self._told = self._bulk
+            self._stdin.write(encode({"op": "got", "bytes": self._bulk}))
 
     def _hear(self, header: Header, body: bytes) -> None:
         if header.get("bulk"):
@@ -244,8 +263,9 @@ class Link(asyncio.Protocol):
         if self.lost is not None:
             return
         self.lost = reason
-        if self._tick is not None:
-            self._tick.cancel()
+        for timer in (self._tick, self._telling):
+            if timer is not None:
+                timer.cancel()
         for future, _ in self._waiting.values():
             if not future.done():
                 future.set_exception(LinkLost(self._machine, reason))

@@ -29,7 +29,9 @@ DIAL_SECONDS = 30.0  # without a question to the user
 DIAL_TRIES = 6  # of a first dial, when the far side was just busy
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two tries
 SSH_FAILED = 255  # how ssh exits when it did not come to run anything
-LEAST_AHEAD = 16 * 1024  # bytes a read must ask for, to be followed by one ahead
+LEAST_AHEAD = 16 * 1024  # bytes a read must ask for, to be followed by reads ahead
+MOST_AHEAD = 4  # of them, and what they ask for comes in
+AHEAD_SECONDS = 0.2
 AHEAD = 32  # reads that are asked for before anybody wants them
 
 Report = Callable[[str], object]
@@ -305,9 +307,15 @@ class StdioMachine:
             chunks = await self._read(session_id, offset, max_bytes)
         else:
             chunks = await ahead
-        if max_bytes >= LEAST_AHEAD and chunks and chunks[-1].end - offset > max_bytes // 2:
-            self._read_ahead(session_id, chunks[-1].end, max_bytes)
+        if chunks and chunks[-1].end - offset == max_bytes:
+            for number in range(self._reads_ahead(max_bytes)):
+                self._read_ahead(session_id, chunks[-1].end + number * max_bytes, max_bytes)
         return chunks
+
+    def _reads_ahead(self, max_bytes: int) -> int:
+        """How many reads of that size may be asked for ahead: of what the link carries in a while."""
+        rate = self._link.rate if self._link is not None else 0.0
+        return min(MOST_AHEAD, int(rate * AHEAD_SECONDS / max_bytes)) if max_bytes >= LEAST_AHEAD else 0
 
     async def _read(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
         return unpack_chunks(*await self._ask("read", session=session_id, offset=offset, max_bytes=max_bytes))
