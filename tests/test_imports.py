@@ -45,6 +45,7 @@ ROOMS["__init__"] = {*ROOMS["notebook"], "notebook"}
 PURE = (
     "agent.frames",
     "agent.keyboard",
+    "agent.outbox",
     "dialect",
     "lanes",
     "lines",

@@ -34,24 +34,20 @@ from cmdop_jupyter.agent.errors import (
 )
 from cmdop_jupyter.agent.frames import MAX_HEADER, FrameDecoder, FrameError, encode
 from cmdop_jupyter.agent.log import CHANNELS, Chunk
-from cmdop_jupyter.agent.rpc import (
+from cmdop_jupyter.agent.outbox import (
     BULK,
     MAX_WINDOW,
     MIN_PIECE,
     MIN_WINDOW,
-    MOST_CHUNKS,
     PIECE,
     QUEUE_SECONDS,
     URGENT,
     VIEWS,
     Outbox,
-    Server,
     Window,
     frames_of,
-    keep_agent_socket,
-    pack_chunks,
-    unpack_chunks,
 )
+from cmdop_jupyter.agent.rpc import MOST_CHUNKS, Server, keep_agent_socket, pack_chunks, unpack_chunks
 from cmdop_jupyter.agent.store import SessionStore, raise_answer
 from cmdop_jupyter.machines.link import ACKNOWLEDGE
 from tools.leftovers import marked
