@@ -585,7 +585,7 @@ async def test_the_command_of_a_lost_session_can_be_stopped(machine):
     os.close(handle)
     assert gone
     assert report.took == "INT"
-    assert [name.partition("[")[0] for name in report.ended] == ["sleep"]
+    assert [name.partition("[")[2] for name in report.ended] == [f"{pid}]"]
 
 
 # -- limit, own, remove, close
