@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cmdop_jupyter import directory
 from tools.leftovers import end_all
 
 MARK = "CMDOP_BENCH_RUN"
@@ -81,6 +82,7 @@ def measure(module: str, full: bool) -> list[Row]:
         try:
             rows: list[Row] = importlib.import_module(f"benchmarks.{module}").main(full)
         finally:
+            directory._machines.clear()  # the next module has other folders
             end_all(MARK, mark)
             os.environ.clear()
             os.environ.update(before)
