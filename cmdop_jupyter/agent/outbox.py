@@ -8,10 +8,9 @@ from typing import Any, Union
 
 from .frames import FrameError, encode
 
-PIECE, MIN_PIECE = 64 * 1024, 8 * 1024  # bytes of a body in one frame: what is urgent waits for one frame
+PIECE, MIN_PIECE = 256 * 1024, 8 * 1024  # bytes of a body in one frame, for which what is urgent has to wait
 FIRST_WINDOW, MIN_WINDOW, MAX_WINDOW = 128 * 1024, 32 * 1024, 16 * 1024 * 1024  # bytes of bulk under way
 QUEUE_SECONDS = 0.06  # worth of bulk that may be under way
-FAST, BATCH = 1024 * 1024, 256 * 1024  # from which window on so many bytes are written at once: 15 ms of that link
 URGENT, BULK, VIEWS = 0, 1, 2  # what goes first
 
 Header = dict[str, Any]
@@ -67,7 +66,7 @@ class Window:
 
     @property
     def piece(self) -> int:
-        """Bytes of a frame's body: small on a slow link."""
+        """Bytes of a frame's body: what the link carries in some 10 ms."""
         return max(MIN_PIECE, min(PIECE, self.size // 8))
 
     def sent(self, count: int, now: float) -> None:
@@ -115,28 +114,19 @@ class Outbox:
 
     def buffers(self, now: float) -> list[Body]:
         """What is to be written next; [] when there is nothing, or the window is closed."""
-        size = 0
-        if not self._current:
-            while size < (BATCH if self.window.size >= FAST else 1):
-                frame = self._next_frame(now)
-                if not frame:
-                    break
-                self._current.extend(frame)
-                size += sum(map(len, frame))
-        return list(self._current)
-
-    def _next_frame(self, now: float) -> Frame:
-        """The next frame to write; [] when there is none."""
-        while queue := self._urgent or (self.window.open and (self._bulk or self._views)) or None:
+        while not self._current:
+            queue = self._urgent or (self.window.open and (self._bulk or self._views)) or None
+            if not queue:
+                return []
             answer = queue.popleft()
             frame = next(answer, None)
             if frame is None:
                 continue
+            self._current.extend(frame)
             queue.append(answer)
             if queue is not self._urgent:
                 self.window.sent(sum(map(len, frame[1:])), now)
-            return frame
-        return []
+        return list(self._current)
 
     def written(self, count: int) -> None:
         """So many bytes of `buffers()` are written."""

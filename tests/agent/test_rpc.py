@@ -333,7 +333,7 @@ class Simulated:
 @pytest.mark.parametrize("delay", [0.0, 0.001, 0.01, 0.03, 0.1, 0.3])
 @pytest.mark.parametrize("rate", [1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8])
 def test_the_window_finds_what_a_link_carries_without_a_long_queue(rate, delay):
-    link = Simulated(rate, delay, seconds=10 if rate >= 1e7 else 20).run()
+    link = Simulated(rate, delay, seconds=16 if rate >= 1e7 else 20).run()
 
     possible = min(rate, MAX_WINDOW / max(delay, 1e-6))
     assert link.throughput >= 0.8 * possible
