@@ -166,10 +166,16 @@ class Subscription:
     def _after(self, calls: Iterator[Event], error: BaseException | None) -> bool:
         """The next of `calls` is over, perhaps with an error; whether one more may be made. Here or on a worker."""
         _, self.offset = next(calls)
-        if error is not None:
-            self.errors += 1
-            runtime().call_later(lambda: self._report(error))
+        if error is not None and runtime().here():
+            self._raised(error)
+        elif error is not None:
+            runtime().call_later(lambda: self._raised(error))
         return not self.removed
+
+    def _raised(self, error: BaseException) -> None:
+        """Tell an error, then count it: who sees the count has been told. On the I/O thread."""
+        self._report(error)
+        self.errors += 1
 
 
 class Subscriptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import random
 import time
@@ -34,6 +35,7 @@ MOST_AHEAD = 4  # of them, and what they ask for comes in
 AHEAD_SECONDS = 0.2
 AHEAD = 32  # reads that are asked for before anybody wants them
 
+log = logging.getLogger("cmdop_jupyter")
 Report = Callable[[str], object]
 _dials: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
@@ -267,6 +269,9 @@ class StdioMachine:
                 reason = failed.reason
                 if failed.needs_you:
                     return
+            except Exception as error:  # a fault of ours must not end the trying, and with it every wait
+                log.exception("dialling %s failed", self.name)
+                reason = repr(error)
 
     # -- the calls
 
