@@ -70,6 +70,8 @@ class Expression:
             raise PatternError(pattern, str(error), None) from None
         if self._tree.state.flags & re.LOCALE:
             raise PatternError(pattern, "it depends on the locale", None)
+        if _asks_open_group(self._tree, frozenset()):  # `re` and `regex` differ in what that means
+            raise PatternError(pattern, "a condition asks for the group that it stands in", None)
         self.pattern = pattern
         self._raw = isinstance(pattern, bytes)
         self._exact: dict[bool, regex.Pattern[Any]] = {}
@@ -378,3 +380,27 @@ def _without(members: Ranges, less: Ranges) -> Ranges:
         if low <= high:
             left.append((low, high))
     return tuple(left)
+
+
+def _asks_open_group(items: Any, around: frozenset[int]) -> bool:
+    """Whether a condition `(?(1)…)` stands within the group it asks for; `around` are the groups around `items`."""
+    for kind, facts in items:
+        parts: list[Any] = []
+        inside = around
+        if kind is op.SUBPATTERN:
+            inside, parts = around | {facts[0]}, [facts[3]]
+        elif kind in (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT):
+            parts = [facts[2]]
+        elif kind is op.ATOMIC_GROUP:
+            parts = [facts]
+        elif kind in (op.ASSERT, op.ASSERT_NOT):
+            parts = [facts[1]]
+        elif kind is op.BRANCH:
+            parts = facts[1]
+        elif kind is op.GROUPREF_EXISTS:
+            if facts[0] in around:
+                return True
+            parts = [part for part in facts[1:] if part is not None]
+        if any(_asks_open_group(part, inside) for part in parts):
+            return True
+    return False

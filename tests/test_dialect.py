@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cmdop_jupyter.agent.log import Chunk
 from cmdop_jupyter.dialect import Expression
+from cmdop_jupyter.errors import PatternError
 from cmdop_jupyter.patterns import Grep, Searcher
 
 LETTERS = ["a", "b", "A", "1", "_", " ", "-", r"\.", "é", "²", "K", "k", "ß", "ſ", "s", "İ", "ı", "i", "I", "✓", "\t"]
@@ -61,13 +62,20 @@ ONE_LINE |= st.text(st.characters(exclude_characters="\n\r\x1b", exclude_categor
 
 
 def compiled(source: str) -> re.Pattern[str]:
-    """The pattern, if it is one."""
+    """The pattern, if it is one that is searched for."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return re.compile(source)
+            found = re.compile(source)
     except re.error:
         reject()
+    try:
+        Expression(source)
+    except PatternError as error:
+        if "the group that it stands in" not in str(error):
+            raise
+        reject()
+    return found
 
 
 @settings(max_examples=500)
@@ -158,3 +166,14 @@ def test_syntax_that_other_engines_read_otherwise_means_what_re_means(pattern, l
     hit = Searcher([pattern]).feed([Chunk(0, "stdout", 0, 0, f"{line}\n".encode())])
 
     assert (hit and hit.match.regs) == (wanted and wanted.regs)
+
+
+@pytest.mark.parametrize("pattern", [r"(((?:a|^))(?(1)a|\b))\1", r"(a(?(1)b|c))+", r"(?P<x>(?=(?(x)a|b)))"])
+def test_a_condition_on_the_group_it_stands_in_is_refused(pattern):
+    with pytest.raises(PatternError, match="the group that it stands in"):
+        Expression(pattern)
+
+
+@pytest.mark.parametrize("pattern", [r"(a)?(?(1)b|c)", r"(?:(a)|b)(?(1)c|d)"])
+def test_a_condition_on_a_group_that_is_closed_is_not(pattern):
+    Expression(pattern)
