@@ -341,3 +341,14 @@ class Kernel:
             self.comms.setdefault(content["comm_id"], {}).update(content["data"]["state"])
         elif message.kind == "comm_close":
             self.comms.pop(content["comm_id"], None)
+
+
+def result_of(cell: Cell, kind: str = "text/plain") -> str:
+    """What a cell gave, as that kind of text."""
+    (result,) = [output for output in cell.outputs if output["output_type"] == "execute_result"]
+    return str(result["data"][kind])
+
+
+def html_of(cell: Cell) -> str:
+    """The HTML of what a cell gave."""
+    return result_of(cell, "text/html")

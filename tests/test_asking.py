@@ -19,12 +19,10 @@ from pathlib import Path
 import pytest
 from sshd import Sshd, User, fingerprint, login_user, make_key, sudo_rule
 
+from cmdop_jupyter.agent.environment import ASK_SOCKET, ASK_TOKEN, ASKING
 from cmdop_jupyter.errors import StoreRefused
 from cmdop_jupyter.machines import asking as module
 from cmdop_jupyter.machines.asking import (
-    SOCKET,
-    TOKEN,
-    VARIABLES,
     Asker,
     Asking,
     Dial,
@@ -319,7 +317,7 @@ async def test_an_empty_answer_is_an_answer(made):
 async def test_a_wrong_token_is_asked_nothing(made, token):
     person = Person("secret")
     async with made(person).dial("web1") as dial:
-        assert await ask_as({**dial.environment, TOKEN: token}) == (1, "")
+        assert await ask_as({**dial.environment, ASK_TOKEN: token}) == (1, "")
 
     assert person.questions == []
 
@@ -330,7 +328,7 @@ async def test_a_token_dies_with_its_dial(made):
     async with asking.dial("web1") as dial:
         environment = dial.environment
     async with asking.dial("web1") as next_dial:
-        assert next_dial.environment[TOKEN] != environment[TOKEN]
+        assert next_dial.environment[ASK_TOKEN] != environment[ASK_TOKEN]
         assert await ask_as(environment) == (1, "")
 
     assert person.questions == []
@@ -357,7 +355,7 @@ def test_the_peer_is_known_by_its_user():
 )
 async def test_what_makes_no_sense_gets_no_answer(made, said):
     async with made(Person("secret")).dial("web1") as dial:
-        reader, writer = await asyncio.open_unix_connection(dial.environment[SOCKET])
+        reader, writer = await asyncio.open_unix_connection(dial.environment[ASK_SOCKET])
         writer.write(said)
         writer.write_eof()
         with contextlib.suppress(ConnectionResetError):  # where not all of it was read
@@ -369,7 +367,7 @@ async def test_what_makes_no_sense_gets_no_answer(made, said):
 async def test_script_and_socket_are_private_and_in_the_state_directory(made, state_dir):
     asking = made(None)
     async with asking.dial("web1") as dial:
-        script, place = Path(dial.environment["SSH_ASKPASS"]), Path(dial.environment[SOCKET])
+        script, place = Path(dial.environment["SSH_ASKPASS"]), Path(dial.environment[ASK_SOCKET])
         modes = [stat.S_IMODE(path.stat().st_mode) for path in (script.parent.parent, script.parent, script)]
         assert state_dir in script.parents
         assert script.parent == place.parent
@@ -382,7 +380,7 @@ async def test_script_and_socket_are_private_and_in_the_state_directory(made, st
 async def test_a_state_directory_with_a_long_path_will_do(made, monkeypatch, tmp_path):
     monkeypatch.setenv("CMDOP_STATE_DIR", str(tmp_path / ("long" * 40) / "state"))
     async with made(Person("yes")).dial("web1") as dial:
-        assert len(dial.environment[SOCKET]) > 150
+        assert len(dial.environment[ASK_SOCKET]) > 150
         assert await ask_as(dial.environment) == (0, "yes\n")
 
 
@@ -472,7 +470,7 @@ async def test_answers_and_tokens_are_in_no_repr_no_argv_and_no_file(server, use
         config = passwords_only(server, user)
         process = await start(dial, "ssh", "-F", config, "box", "echo in; exec sleep 1000")
         await person.asked.get()
-        token = dial.environment[TOKEN]
+        token = dial.environment[ASK_TOKEN]
         person.may_answer.release()
         assert process.stdout is not None
         assert await process.stdout.readline() == b"in\n"
@@ -498,7 +496,7 @@ async def test_a_line_that_is_only_shown_refuses_nothing(made):
 
 async def test_its_variables_are_those_that_sessions_must_not_have(made):
     async with made(None).dial("web1") as dial:
-        assert set(dial.environment) == set(VARIABLES)
+        assert set(dial.environment) == set(ASKING)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import signal
 import stat
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from reach import own_places, ssh_to
+from services import PIECE, Listen, echo, listening
 from sshd import Sshd
 
 from cmdop_jupyter.client import Terminal
@@ -30,12 +31,9 @@ GATE = """#!/bin/sh
 [ -e "$0.open" ] || { echo "the gate is shut" >&2; exit 1; }
 exec "$@"
 """
-PIECE = 64 * 1024
 BODIES = [os.urandom(1_000_000 + number) for number in range(50)]
 BIG = os.urandom(20_000_000)
 STAY = "exec sleep 1000"
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-Listen = Callable[[Serve], Awaitable[int]]
 
 
 class Far:
@@ -127,29 +125,8 @@ def website() -> Iterator[int]:
 
 @pytest.fixture
 async def listen() -> AsyncIterator[Listen]:
-    """Listens on a port of its own, and serves every connection there; gives the port."""
-    servers, tasks = [], []
-
-    async def listen_with(serve: Serve) -> int:
-        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            tasks.append(asyncio.ensure_future(serve(reader, writer)))
-            tasks[-1].add_done_callback(lambda _: writer.close())
-
-        servers.append(await asyncio.start_server(accepted, "127.0.0.1", 0))
-        return int(servers[-1].sockets[0].getsockname()[1])
-
-    yield listen_with
-    for server in servers:
-        server.close()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(PIECE):
-        writer.write(data)
-        await writer.drain()
+    async with listening() as listen:
+        yield listen
 
 
 def get(url: str) -> bytes:

@@ -146,7 +146,7 @@ class Control:
                 self._loop.unwatch(self._listener.fileno())  # it would be ready for ever
                 self._loop.after("accept", ACCEPT_AGAIN, self._listen)
             return
-        if not _is_ours(sock):
+        if not is_ours(sock):
             sock.close()
             return
         sock.setblocking(False)
@@ -224,7 +224,7 @@ class Control:
             self._on_gone(connection)
 
 
-def _is_ours(sock: socket.socket) -> bool:
+def is_ours(sock: socket.socket) -> bool:
     """Whether the peer is this user (or root), as the kernel says it."""
     if not hasattr(socket, "SO_PEERCRED"):  # macOS: the 0700 directory is the fence
         return True

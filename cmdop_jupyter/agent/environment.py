@@ -33,6 +33,9 @@ NOT_FOR_COMMANDS = (
     "CLICOLOR_FORCE",
     "FORCE_COLOR",
 )
+ASK_TOKEN, ASK_SOCKET = "CMDOP_ASK_TOKEN", "CMDOP_ASK_SOCKET"
+# By these ssh and sudo ask while a link is dialled; they are good for that dial alone, so what is behind it drops them.
+ASKING = ("SSH_ASKPASS", "SUDO_ASKPASS", "SSH_ASKPASS_REQUIRE", ASK_TOKEN, ASK_SOCKET)
 PAGER_SHIM = """#!/bin/sh
 # `... | less` waits for a key, for ever, where nobody sees its screen. With its output in a pipe it prints and ends.
 PATH=${PATH#"${0%/*}":}

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from . import installed
 from .calls import Calls
+from .environment import ASKING
 from .errors import CmdopError, InvalidRequest
 from .frames import FrameDecoder, FrameError
 from .log import CHANNELS, Chunk
@@ -315,8 +316,8 @@ def keep_agent_socket(root: str) -> None:
 
 def serve(nonce: str) -> int:
     """Serve the store on stdin and stdout until they end; `nonce` is said first, so that our words can be told."""
-    for name in ("SSH_ASKPASS", "SUDO_ASKPASS", "SSH_ASKPASS_REQUIRE", "CMDOP_ASK_TOKEN", "CMDOP_ASK_SOCKET"):
-        os.environ.pop(name, None)  # of a link that runs here: they are good for its dial alone
+    for name in ASKING:
+        os.environ.pop(name, None)
     home = os.path.expanduser("~")
     os.chdir(home if os.access(home, os.X_OK) else "/")
     installed.hold()

@@ -15,24 +15,23 @@ import secrets
 import shlex
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 
+from ..agent.control import is_ours
+from ..agent.environment import ASK_SOCKET, ASK_TOKEN
 from ..agent.places import default_root, drop_socket, listen, make_private, reachable
 from ..errors import StoreRefused
 from .ssh_words import Question, read_prompt
 
-__all__ = ["VARIABLES", "Asker", "Asking", "Dial", "Question"]
+__all__ = ["Asker", "Asking", "Dial", "Question"]
 
 Asker = Callable[[Question], Awaitable[str | None]]  # None: no answer
 
 FOLDER = "asking"  # under the state directory
-TOKEN, SOCKET = "CMDOP_ASK_TOKEN", "CMDOP_ASK_SOCKET"
-VARIABLES = ("SSH_ASKPASS", "SUDO_ASKPASS", "SSH_ASKPASS_REQUIRE", TOKEN, SOCKET)  # of a dial; nothing for sessions
 MAX_REQUEST = 64 * 1024  # bytes; prompts have some hundred
 REQUEST_SECONDS = 10.0  # for a script that has connected to say what it wants
 ACCEPT_AGAIN = 1.0  # seconds, when the system has no descriptor for another one
@@ -45,13 +44,13 @@ CLIENT = f"""
 import json, os, socket, sys
 answer = b""
 try:
-    place = os.environ["{SOCKET}"]
+    place = os.environ["{ASK_SOCKET}"]
     folder = os.open(os.path.dirname(place), os.O_RDONLY)
     near = "/proc/self/fd/%d/%s" % (folder, os.path.basename(place))
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(near if os.path.isdir("/proc/self/fd") else place)
     prompt, hint = " ".join(sys.argv[1:]), os.environ.get("SSH_ASKPASS_PROMPT", "")
-    request = dict(token=os.environ["{TOKEN}"], prompt=prompt, hint=hint)
+    request = dict(token=os.environ["{ASK_TOKEN}"], prompt=prompt, hint=hint)
     sock.sendall(json.dumps(request).encode() + b"\\n")
     while True:
         data = sock.recv(65536)
@@ -101,7 +100,7 @@ class Dial:
 
     async def __aenter__(self) -> Dial:
         """Raises StoreRefused: there is no private folder to be had."""
-        self._environment = {**await self._asking._ready(), TOKEN: self._token}
+        self._environment = {**await self._asking._ready(), ASK_TOKEN: self._token}
         self._asking._dials[self._token] = self
         return self
 
@@ -204,7 +203,7 @@ class Asking:
         self._listener.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._listen(self._listener)
-        return {"SSH_ASKPASS": script, "SUDO_ASKPASS": script, SOCKET: self._place}
+        return {"SSH_ASKPASS": script, "SUDO_ASKPASS": script, ASK_SOCKET: self._place}
 
     def _listen(self, listener: socket.socket) -> None:
         if self._loop is not None and listener is self._listener:
@@ -306,14 +305,6 @@ def ssh_version() -> tuple[int, int] | None:
     except OSError:
         return None
     return read_version(done.stderr)
-
-
-def is_ours(sock: socket.socket) -> bool:
-    """Whether the peer is this user (or root), as the kernel says it."""
-    if not hasattr(socket, "SO_PEERCRED"):  # macOS: the 0700 directory is the fence
-        return True
-    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return uid in (os.getuid(), 0)
 
 
 async def _line(sock: socket.socket) -> dict[str, str]:

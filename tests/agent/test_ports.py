@@ -6,15 +6,14 @@ import asyncio
 import hashlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
+from services import Listen, echo, listening
 
 from cmdop_jupyter.agent.errors import InvalidRequest, PortClosed
 from cmdop_jupyter.agent.ports import PIECE, Ports
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-Listen = Callable[[Serve], Awaitable[int]]
 BIG = os.urandom(20_000_000)
 
 
@@ -27,29 +26,8 @@ async def ports() -> AsyncIterator[Ports]:
 
 @pytest.fixture
 async def listen() -> AsyncIterator[Listen]:
-    """Listens on a port of its own, and serves every connection there; gives the port."""
-    servers, tasks = [], []
-
-    async def listen_with(serve: Serve) -> int:
-        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            tasks.append(asyncio.ensure_future(serve(reader, writer)))
-            tasks[-1].add_done_callback(lambda _: writer.close())
-
-        servers.append(await asyncio.start_server(accepted, "127.0.0.1", 0))
-        return int(servers[-1].sockets[0].getsockname()[1])
-
-    yield listen_with
-    for server in servers:
-        server.close()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(PIECE):
-        writer.write(data)
-        await writer.drain()
+    async with listening() as listen:
+        yield listen
 
 
 async def say_what_came(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import cmdop_jupyter.agent
-from cmdop_jupyter.agent.control import _is_ours
+from cmdop_jupyter.agent.control import is_ours
 from cmdop_jupyter.agent.errors import InvalidRequest, SessionOver
 from cmdop_jupyter.agent.frames import encode
 from cmdop_jupyter.agent.supervisor import exit_facts
@@ -254,11 +254,11 @@ def test_only_this_user_and_root_may_connect(monkeypatch):
     ours.connect(b"\0" + ONE.encode())
     friend = listener.accept()[0]
 
-    assert _is_ours(friend)
-    assert not _is_ours(stranger)
+    assert is_ours(friend)
+    assert not is_ours(stranger)
     monkeypatch.setattr(os, "getuid", lambda: 65534)
-    assert _is_ours(stranger)
-    assert _is_ours(friend)  # root
+    assert is_ours(stranger)
+    assert is_ours(friend)  # root
     for sock in (listener, stranger, ours, friend):
         sock.close()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from kernels import html_of, result_of
 
 from cmdop_jupyter.errors import InvalidRequest, SessionNotFound
 from cmdop_jupyter.machines.presets import Place, explicit
@@ -48,18 +49,6 @@ def notebook(folder, notebook):
     """The notebook has a cmdop.toml beside it. `gated` is reached while a file is there, `live` asks first."""
     (notebook.work / "cmdop.toml").write_text(configuration(folder))
     return notebook
-
-
-def html_of(cell) -> str:
-    """The HTML of what a cell gave."""
-    (result,) = [output for output in cell.outputs if output["output_type"] == "execute_result"]
-    return result["data"]["text/html"]
-
-
-def result_of(cell) -> str:
-    """The text of what a cell gave."""
-    (result,) = [output for output in cell.outputs if output["output_type"] == "execute_result"]
-    return result["data"]["text/plain"]
 
 
 def configuration(folder: Path) -> str:

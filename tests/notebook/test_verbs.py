@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from kernels import html_of, result_of
 
 from cmdop_jupyter.notebook.verbs import Verbs
 
 STAY = "exec sleep 1000"
-
-
-def html_of(cell) -> str:
-    """The HTML of what a cell gave."""
-    (result,) = [output for output in cell.outputs if output["output_type"] == "execute_result"]
-    return result["data"]["text/html"]
-
-
-def result_of(cell) -> str:
-    """The text of what a cell gave."""
-    (result,) = [output for output in cell.outputs if output["output_type"] == "execute_result"]
-    return result["data"]["text/plain"]
 
 
 def test_help_lists_every_verb(notebook):
