@@ -185,34 +185,30 @@ class StdioMachine:
                 tell(f"running {' '.join(place.command)} …")
                 bootstrap = Bootstrap(agent_parcel(), login=place.login)
                 link = Link(self.name, bootstrap, place.silence, self._on_lost)
-                try:
-                    self._hello = await self._open(link, [*place.command, word], dial)
-                    tell(_told(self._hello))
-                    await link.ask(self._kept or {"op": "ping"})
-                    return link
-                except BootstrapError as error:
-                    said, code = await link.last_words()
-                    if (
-                        (type(error) is BootstrapError or code == SSH_FAILED)
-                        and not bootstrap.noise
-                        and missing is None
-                    ):
-                        raise explain(self.name, place.kind, said, code, dial.refused) from None
-                    if not error.look_further or word is words[-1]:
-                        told = missing or error if type(error) is BootstrapError else error
-                        raise ConnectFailed(self.name, told.reason, told.remedy) from None
-                    missing = error
-                    tell(f"{error.reason}; looking for another Python")
-                    link.close()
-                except BaseException as error:
-                    link.close()
-                    if isinstance(error, ConnectFailed):
+                with contextlib.ExitStack() as unless_up:
+                    unless_up.callback(link.close)
+                    try:
+                        self._hello = await self._open(link, [*place.command, word], dial)
+                        tell(_told(self._hello))
+                        await link.ask(self._kept or {"op": "ping"})
+                        unless_up.pop_all()
+                        return link
+                    except BootstrapError as error:
+                        said, code = await link.last_words()
+                        unclear = type(error) is BootstrapError or code == SSH_FAILED
+                        if unclear and missing is None and not bootstrap.noise:
+                            raise explain(self.name, place.kind, said, code, dial.refused) from None
+                        if not error.look_further or word is words[-1]:
+                            told = missing or error if type(error) is BootstrapError else error
+                            raise ConnectFailed(self.name, told.reason, told.remedy) from None
+                        missing = error
+                        tell(f"{error.reason}; looking for another Python")
+                    except ConnectFailed:
                         raise
-                    if isinstance(error, CmdopError):  # what the agent answers first: its store is refused
+                    except CmdopError as error:  # what the agent answers first: its store is refused
                         raise ConnectFailed(self.name, str(error)) from None
-                    if isinstance(error, OSError):
+                    except OSError as error:
                         raise cannot_run(self.name, place.command[0], error) from None
-                    raise
         raise AssertionError("the last word either opens or raises")
 
     async def _open(self, link: Link, command: list[str], dial: Dial) -> dict[str, Any]:
