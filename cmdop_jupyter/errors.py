@@ -5,8 +5,9 @@ CmdopError
 ├── ConfigError                                                                 a file says something that cannot be
 ├── StartFailed, StoreRefused, NotSupported, ConnectFailed (HostKeyChanged)     could not be started
 ├── SessionOver, InputTooLong, Detached, LogDropped, TooMuch, LinkLost, PortClosed    a stream cannot do that now
+├── ObserverOnly                                                                this stream never can
 ├── WaitTimeout, SessionEnded, FailPatternSeen, PatternTooSlow                  how a wait may end
-└── StillRunning, CommandFailed                                                 how waiting for an exit may end
+└── StillRunning, CommandFailed, CommandTimeout                                 how waiting for an exit may end
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .agent.errors import (
 __all__ = [
     "CmdopError",
     "CommandFailed",
+    "CommandTimeout",
     "ConfigError",
     "ConnectFailed",
     "Detached",
@@ -39,6 +41,7 @@ __all__ = [
     "LogDropped",
     "NameInUse",
     "NotSupported",
+    "ObserverOnly",
     "PatternError",
     "PatternTooSlow",
     "PortClosed",
@@ -135,6 +138,22 @@ class ConfigError(CmdopError, ValueError):
 
 class Detached(CmdopError, RuntimeError):
     """The stream is not attached to a session, or let go of it; `attach` brings it back."""
+
+
+class ObserverOnly(CmdopError, PermissionError):
+    """A stream that only observes was asked to change something; nothing was done.
+
+    Attributes:
+        stream: Name of the session.
+        what: What was asked for: `type`, `stop` …
+    """
+
+    def __init__(self, stream: str, what: str) -> None:
+        super().__init__(stream, what)
+        self.stream, self.what = stream, what
+
+    def __str__(self) -> str:
+        return f'this stream only observes {self.stream} and cannot {self.what}; take stream(mode="operator")'
 
 
 class TooMuch(CmdopError, ValueError):
@@ -306,6 +325,26 @@ class CommandFailed(CmdopError, RuntimeError):
 
     def __str__(self) -> str:
         return _with_lines(f"{self.stream} failed ({self.how})", self.last_lines)
+
+
+class CommandTimeout(CmdopError, TimeoutError):
+    """A command that was executed took longer than it may, and was stopped.
+
+    Attributes:
+        command: Its text.
+        seconds: How long it had.
+        stdout, stderr: What it said until then.
+        stopped: What the stop took, as a text; '' where its machine could not be asked.
+    """
+
+    def __init__(self, command: str, seconds: float, stdout: bytes, stderr: bytes, stopped: str) -> None:
+        super().__init__(command, seconds, stdout, stderr, stopped)
+        self.command, self.seconds, self.stdout, self.stderr, self.stopped = command, seconds, stdout, stderr, stopped
+
+    def __str__(self) -> str:
+        first = self.command.strip().splitlines()[0][:80] if self.command.strip() else ""
+        how = self.stopped or "its machine is not reached now; it is stopped as soon as it is"
+        return f"{first!r} did not exit in {self.seconds:g} s: {how}"
 
 
 def _with_lines(text: str, lines: tuple[str, ...]) -> str:

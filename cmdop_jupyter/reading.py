@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from .agent.log import CHANNELS, Chunk
-from .errors import InvalidRequest, LogDropped
+from .errors import InvalidRequest, LogDropped, NotSupported
 from .lines import Line, LineAssembler
 from .machines.base import Machine
 from .patterns import Grep
@@ -14,6 +18,8 @@ from .runtime import Pending, runtime
 from .waiting import Pattern, words
 
 if TYPE_CHECKING:
+    import pandas
+
     from .stream import Stream
 
 READ_SIZE = 1024 * 1024  # bytes a cursor asks for at a time
@@ -67,12 +73,71 @@ class Lines:
         for line in sieve.end():
             yield line
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """Those that are there as a table: offset (bytes), time (UTC), channel, line.
+
+        Raises:
+            NotSupported: pandas is not installed.
+        """
+        table = _pandas().DataFrame(
+            ((line.start, line.wall_ns, line.channel, line.text) for line in self),
+            columns=["offset", "time", "channel", "line"],
+        )
+        table["time"] = _pandas().to_datetime(table["time"], unit="ns", utc=True)
+        return table
+
     def __repr__(self) -> str:
         what = "lines" if self._pattern is None else f"lines that match /{words([self._pattern])}/"
         return f"<{what} of {self._stream.name}: iterate, or `async for` to follow>"
 
     def _sieve(self) -> LineAssembler | Grep:
         return LineAssembler(self._channel) if self._pattern is None else Grep(self._pattern, self._channel)
+
+
+class Records:
+    """What the lines of a stream say that are JSON objects: `for` gives what is there, `async for` follows.
+
+    Attributes:
+        skipped: Lines that were none, and not blank, in the last iteration.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.skipped = 0
+        for line in self._lines:
+            if (record := self._read(line)) is not None:
+                yield record
+
+    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        self.skipped = 0
+        async for line in self._lines:
+            if (record := self._read(line)) is not None:
+                yield record
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Those that are there as a table, a column a key, nested ones as `outer.inner`. Raises NotSupported."""
+        return _pandas().json_normalize(list(self))
+
+    def __repr__(self) -> str:
+        return f"{self._lines!r}, as JSON objects"
+
+    def _read(self, line: Line) -> dict[str, Any] | None:
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line.text)
+            if isinstance(record, dict):
+                return record
+        self.skipped += bool(line.text.strip())
+        return None
+
+
+def _pandas() -> ModuleType:
+    try:
+        return importlib.import_module("pandas")
+    except ImportError:
+        raise NotSupported("this needs pandas; `pip install pandas` brings it") from None
 
 
 def _feed(sieve: LineAssembler | Grep, chunk: Chunk) -> list[Line]:

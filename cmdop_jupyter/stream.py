@@ -5,31 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Generator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .agent.log import Chunk
 from .agent.stopping import GRACE
 from .agent.tree import signal_number
-from .errors import (
-    Detached,
-    FailPatternSeen,
-    InvalidRequest,
-    LogDropped,
-    SessionNotFound,
-    TooMuch,
-)
+from .errors import Detached, FailPatternSeen, InvalidRequest, ObserverOnly, SessionNotFound, TooMuch
+from .events import disconnects, exits, output, reconnects, statuses
 from .lines import Line, clean
 from .machines.base import Exit, Forward, Machine, SessionFacts, Status, StopReport
-from .reading import Begin, Gap, Lines, Start, batches, known, offset_of, on_caller, read_chunks, tail_lines
+from .pieces import Pieces
+from .reading import Begin, Gap, Lines, Records, Start, batches, known, offset_of, on_caller, read_chunks, tail_lines
 from .runtime import Pending, runtime
 from .steady import Steady
 from .streams import Metrics, streams
-from .subscription import Events, Handler, Subscription, Subscriptions, arity, is_async, piece_of
-from .waiting import Match, Pattern, Patterns, Wait, WaitPlaces, exit_in, exit_of, exit_unless, words
+from .subscription import Events, Handler, Subscription, Subscriptions, arity, is_async
+from .waiting import Match, Pattern, Patterns, Wait, WaitPlaces, exit_in, exit_unless, words
 from .watching import watched
 from .words import human_bytes, human_seconds
 from .writing import Input
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Gap", "Metrics", "Stream", "TerminalStream", "streams"]
 
@@ -45,10 +43,21 @@ class Stream:
 
     Args:
         machine: Where its session is.
+        mode: `"operator"`, or `"observer"`: one that cannot type, resize, signal, stop, forward a port, change the
+            limit. A courtesy, not a fence.
+        locate: Gives the machine of a session that is to be attached to, by id or name; by default it is `machine`.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = Steady(machine)
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        mode: Literal["operator", "observer"] = "operator",
+        locate: Callable[[str], Awaitable[Machine]] | None = None,
+    ) -> None:
+        if mode not in ("operator", "observer"):
+            raise InvalidRequest(f'mode is "operator" or "observer", not {mode!r}')
+        self._machine, self._locate, self._mode = Steady(machine), locate, mode
         self._forwards: dict[int, Forward] = {}
         self._forwarding = asyncio.Lock()
         self._facts: SessionFacts | None = None
@@ -56,7 +65,7 @@ class Stream:
         self._known = Status("starting", -1, 0)
         self._input = Input()
         self._waits = WaitPlaces(0)
-        self._subscriptions = Subscriptions()
+        self._subscriptions = Subscriptions(lambda: self.status.end)
 
     # -- life
 
@@ -73,6 +82,8 @@ class Stream:
     async def _attach(self, session_id: str, start: Start, *, listed: bool = True) -> Stream:
         if self._facts is not None:
             raise Detached(f"this stream is attached to {self._facts.name} already; take another, or detach() it first")
+        if self._locate is not None:
+            self._machine = Steady(await self._locate(session_id))
         facts = await self._machine.find(session_id)
         status = await self._machine.status(facts.id)
         self.adopt(facts, offset_of(start, status.end), status, listed=listed)
@@ -129,6 +140,11 @@ class Stream:
         return self._machine.name
 
     @property
+    def mode(self) -> str:
+        """`operator` or `observer`."""
+        return self._mode
+
+    @property
     def link(self) -> str:
         """`connecting`, `up`, `retrying` or `down`."""
         return self._machine.link.state
@@ -165,8 +181,10 @@ class Stream:
         return Metrics(
             bytes=status.end,
             lines=status.newlines,
+            chunks=self._subscriptions.pieces,
             seconds=self.seconds(status),
-            lag=tuple(max(0, status.end - one.offset) for one in self._subscriptions.all if one.offset is not None),
+            lag=self._subscriptions.lags(status.end),
+            redials=self._machine.link.redials,
             handler_errors=self._subscriptions.errors,
             dropped=status.dropped[1] - status.dropped[0],
         )
@@ -220,7 +238,19 @@ class Stream:
 
         Ends when the session has ended; without `follow`, with what is there. A `Gap` stands for dropped bytes.
         """
-        return on_caller(batches(self._machine, self.session_id, self._start_of(start), follow=follow))
+        return on_caller(self._batches("chunks", self.session_id, self._start_of(start), follow=follow))
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        """`async for chunk in stream`: as `chunks()`."""
+        return self.chunks()
+
+    async def _batches(self, name: str, session_id: str, start: Begin, *, follow: bool) -> AsyncIterator[list[Chunk]]:
+        with self._subscriptions.at(name) as position:
+            async for batch in batches(self._machine, session_id, start, follow=follow):
+                position.offset = batch[0].offset
+                yield batch
+                position.offset = batch[-1].end
+                position.pieces += len(batch)
 
     def _start_of(self, start: Start) -> Begin:
         """Pin where a cursor begins, as of this call."""
@@ -254,9 +284,29 @@ class Stream:
         end = "\n" if lines and lines[-1].whole else ""
         return "\n".join(line.text for line in lines) + end
 
-    def lines(self, start: Start = "begin", *, channel: str | None = None) -> Lines:
-        """The lines of the log: plain iteration gives what is there, `async for` follows until the session ends."""
-        return Lines(self, start, channel, None)
+    @overload
+    def lines(self, start: Start = ..., *, channel: str | None = ..., as_: None = ...) -> Lines: ...
+    @overload
+    def lines(self, start: Start = ..., *, channel: str | None = ..., as_: Literal["json"]) -> Records: ...
+
+    def lines(
+        self, start: Start = "begin", *, channel: str | None = None, as_: Literal["json"] | None = None
+    ) -> Lines | Records:
+        """The lines of the log: plain iteration gives what is there, `async for` follows until the session ends.
+
+        With `as_="json"` what the lines say that are JSON objects, as dicts; other lines are counted in `skipped`.
+        """
+        if as_ not in (None, "json"):
+            raise InvalidRequest(f'as_ is "json" or nothing, not {as_!r}')
+        lines = Lines(self, start, channel, None)
+        return lines if as_ is None else Records(lines)
+
+    def to_pandas(self, start: Start = "begin", *, channel: str | None = None) -> pandas.DataFrame:
+        """The lines that are there as a table: offset (bytes), time (UTC), channel, line. Needs pandas.
+
+        `grep(...)` and `lines(as_="json")` have it too.
+        """
+        return Lines(self, start, channel, None).to_pandas()
 
     def grep(self, pattern: Pattern, *, channel: str | None = None) -> Lines:
         """The lines that match a regular expression; as `lines()`. Searches the full log at hundreds of MB/s."""
@@ -270,84 +320,80 @@ class Stream:
 
     # -- handlers
 
-    def on_output(self, handler: Handler, *, start: Start = None, thread: bool = False) -> Subscription:
-        """Call `handler(data)` or `handler(data, channel)` with every chunk from `start` on, in order, once.
+    def on_output(
+        self,
+        handler: Handler,
+        *,
+        channel: str | None = None,
+        unit: str = "chunk",
+        start: Start = None,
+        thread: bool = False,
+    ) -> Subscription:
+        """Call `handler(data)` or `handler(data, channel)` with all output from `start` on, in order, once.
 
         It runs on the loop it was registered from; without a running loop, or with `thread`, on a worker of its own. A
         slow one delays nobody: it has its own cursor. One that raises is reported and counted; the stream goes on.
+
+        Args:
+            channel: Output of `"stdout"`, `"stderr"` or `"tty"` only.
+            unit: `"chunk"`: bytes as they were read. `"text"`: str, decoded, never half a character. `"line"`: str,
+                whole lines without their end and without escape sequences; the unfinished last one at the end.
+            start: `"begin"`, `"now"`, an offset; by default where this stream began.
 
         Raises:
             InvalidRequest: It cannot be called so.
         """
         if is_async(handler):
             raise InvalidRequest("this handler is `async`: register it by on_output_async")
-        return self._on_output(handler, start, thread)
+        return self._on_output(handler, channel, unit, start, thread)
 
-    def on_output_async(self, handler: Handler, *, start: Start = None, thread: bool = False) -> Subscription:
-        """As `on_output`, for a coroutine function; the next chunk comes when it has returned."""
-        return self._on_output(handler, start, thread)
+    def on_output_async(
+        self,
+        handler: Handler,
+        *,
+        channel: str | None = None,
+        unit: str = "chunk",
+        start: Start = None,
+        thread: bool = False,
+    ) -> Subscription:
+        """As `on_output`, for a coroutine function; the next piece comes when it has returned."""
+        return self._on_output(handler, channel, unit, start, thread)
 
-    def _on_output(self, handler: Handler, start: Start, thread: bool) -> Subscription:
-        count = arity(handler)
+    def _on_output(self, handler: Handler, channel: str | None, unit: str, start: Start, thread: bool) -> Subscription:
+        count, pieces = arity(handler), Pieces(unit, channel)
         offset_of("begin" if start is None else start, 0)  # one that makes no sense is told now
         pinned = self._start_of(start) if self._facts is not None else None
 
-        async def events() -> Events:
-            begin = await (pinned or self._start_of(start))()
-            yield [(None, begin)]
-            async for batch in batches(self._machine, self.session_id, known(begin), follow=True):
-                for chunk in batch:
-                    if isinstance(chunk, Gap):
-                        self._subscriptions.report(LogDropped(chunk.offset, chunk.end))
-                yield [(None if isinstance(chunk, Gap) else piece_of(chunk, count), chunk.end) for chunk in batch]
+        def events() -> Events:
+            begin = pinned or self._start_of(start)
+            return output(self._machine, self.session_id, begin, pieces, count, self._subscriptions.report)
 
         return self._subscriptions.add(handler, events, thread=thread)
 
     def on_exit(self, handler: Handler, *, thread: bool = False) -> Subscription:
         """Call `handler(exit)` once when the command has exited: an `Exit`, or None when the session was lost."""
         arity(handler, most=1)
+        return self._subscriptions.add(handler, lambda: exits(self._machine, self.session_id), thread=thread)
 
-        async def events() -> Events:
-            yield [((await exit_of(self._machine, self.session_id),), None)]
-
-        return self._subscriptions.add(handler, events, thread=thread)
+    def on_status(self, handler: Handler, *, thread: bool = False) -> Subscription:
+        """Call `handler(status)` with the `Status` now, and after each change until the session has ended."""
+        arity(handler, most=1)
+        return self._subscriptions.add(handler, lambda: statuses(self._machine, self.session_id), thread=thread)
 
     def on_disconnect(self, handler: Handler, *, thread: bool = False) -> Subscription:
         """Call `handler(reason)` whenever the link to its machine breaks; cursors go on when it is back."""
         arity(handler, most=1)
-        machine = self._machine
-
-        async def events() -> Events:
-            link = machine.link
-            while True:
-                was, link = link, await machine.link_change(link)
-                if was.state == "up" and link.state != "up":
-                    yield [((link.reason,), None)]
-
-        return self._subscriptions.add(handler, events, thread=thread)
+        return self._subscriptions.add(handler, lambda: disconnects(self._machine), thread=thread)
 
     def on_reconnect(self, handler: Handler, *, thread: bool = False) -> Subscription:
         """Call `handler(gap)` whenever the link is back, with the seconds it was away."""
         arity(handler, most=1)
-        machine = self._machine
+        return self._subscriptions.add(handler, lambda: reconnects(self._machine), thread=thread)
 
-        async def events() -> Events:
-            link = machine.link
-            away = None if link.state == "up" else link.since
-            while True:
-                link = await machine.link_change(link)
-                if link.state != "up":
-                    away = away or link.since
-                elif away is not None:
-                    yield [((link.since - away,), None)]
-                    away = None
-
-        return self._subscriptions.add(handler, events, thread=thread)
-
-    def on_error(self, handler: Handler) -> None:
-        """Call `handler(error)` when a handler raised or a cursor met a gap, on the thread where that is noticed."""
+    def on_error(self, handler: Handler, *, thread: bool = False) -> Subscription:
+        """Call `handler(error)` when a handler raised, a sink failed or a cursor met a gap; then none is printed."""
         arity(handler, most=1)
-        self._subscriptions.on_error(handler)
+        return self._subscriptions.on_error(handler, thread=thread)
 
     # -- input and control
 
@@ -358,12 +404,14 @@ class Stream:
             SessionOver: The command is gone, or takes no input.
             InputTooLong: A line is longer than a terminal takes.
         """
+        self._operate("type")
         if not isinstance(data, (bytes, bytearray, memoryview, str)):
             raise InvalidRequest(f"input is bytes or str, not {type(data).__name__}")
         return self._type(data.encode() if isinstance(data, str) else bytes(data), "send_input")
 
     def send_eof(self) -> Pending[None]:
         """End the input: ^D on a terminal, closed for a pipe."""
+        self._operate("end the input")
         return self._type(b"", "send_eof", eof=True)
 
     def _type(self, data: bytes, what: str, *, eof: bool = False) -> Pending[None]:
@@ -373,10 +421,12 @@ class Stream:
 
     def send_resize(self, cols: int, rows: int) -> Pending[None]:
         """Set the size of its terminals, in characters."""
+        self._operate("resize")
         return Pending(self._machine.resize(self.session_id, cols, rows), "send_resize")
 
     def send_signal(self, signal: str | int) -> Pending[None]:
         """Send a signal (`"INT"`, `"SIGUSR1"`, 15) to its terminal's foreground group, else to the command's."""
+        self._operate("signal")
         try:
             signal_number(signal)
         except ValueError as error:
@@ -388,6 +438,7 @@ class Stream:
 
         Works on a session whose command has exited and left something running, and on a lost one.
         """
+        self._operate("stop")
         if grace < 0:
             raise InvalidRequest(f"grace must not be negative, got {grace}")
         work = watched([self], "to end", self._machine.stop(self.session_id, uuid.uuid4().hex, grace))
@@ -399,6 +450,7 @@ class Stream:
         The same one again for the same port. Closed with the stream. Connections through it break when the link does,
         and new ones wait until it is back.
         """
+        self._operate("forward a port")
         return Pending(self._forward(port), f"forward {port}")
 
     async def _forward(self, port: int) -> str:
@@ -414,7 +466,12 @@ class Stream:
 
     def limit(self, max_log: int, policy: str | None = None) -> Pending[None]:
         """Change the log's size limit (bytes) and what happens there: `drop-oldest` or `hold`."""
+        self._operate("change the limit")
         return Pending(self._machine.limit(self.session_id, max_log, policy), "limit")
+
+    def _operate(self, what: str) -> None:
+        if self._mode == "observer":
+            raise ObserverOnly(self._facts.name if self._facts is not None else "a session", what)
 
     # -- waiting
 
@@ -441,7 +498,8 @@ class Stream:
 
     async def _run_wait(self, wait: Wait, session: SessionFacts, places: WaitPlaces, start: Begin) -> Match:
         machine = self._machine
-        hit, pattern, began = await wait.run(machine, session, start)
+        with self._subscriptions.at(f"wait_for /{wait.words}/") as position:
+            hit, pattern, began = await wait.run(machine, session, start, position)
 
         def before() -> str:
             chunks = read_chunks(machine, session.id, max(began, hit.start - BEFORE_BYTES), hit.start)

@@ -19,16 +19,20 @@ class Metrics:
 
     Attributes:
         bytes, lines: In the log.
+        chunks: Handed on by this stream's cursors so far: to handlers, waits, iterations and sinks.
         seconds: Since the session started, until it ended.
-        lag: Bytes each handler is behind, in the order they were registered.
-        handler_errors: How often handlers raised.
+        lag: Bytes that each of those cursors is behind, by name; `name#2` is the second of that name.
+        redials: How often the link to its machine came up again.
+        handler_errors: How often handlers raised, and sinks failed.
         dropped: Bytes of the log that were dropped at its limit.
     """
 
     bytes: int
     lines: int
+    chunks: int
     seconds: float
-    lag: tuple[int, ...]
+    lag: Mapping[str, int]
+    redials: int
     handler_errors: int
     dropped: int
 

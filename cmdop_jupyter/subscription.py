@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import inspect
 import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from .agent.log import Chunk
 from .errors import InvalidRequest
 from .runtime import Worker, runtime
+
+ERRORS_AHEAD = 1000  # that an error handler may be behind; what comes then is only counted
 
 Handler = Callable[..., Any]
 Event = tuple[tuple[Any, ...] | None, int | None]
@@ -50,9 +53,8 @@ def is_async(handler: Handler) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
-def piece_of(chunk: Chunk, count: int) -> tuple[Any, ...]:
-    """A chunk as a handler of that many arguments takes it."""
-    return (chunk.data, chunk.channel) if count == 2 else (chunk.data,)
+def name_of(handler: Handler) -> str:
+    return getattr(handler, "__qualname__", None) or type(handler).__name__
 
 
 class Place:
@@ -111,16 +113,26 @@ class Subscription:
     """A registered handler: `remove()` it, or use it as a context manager.
 
     Attributes:
+        name: What the handler is called.
         errors: How often the handler raised.
         offset: The log offset up to which it was served; None before it began, and where it is not about output.
+        pieces: How many pieces of the log it was called with.
         removed: It is not called any more.
     """
 
-    def __init__(self, handler: Handler, place: Place, report: Callable[[BaseException], None]) -> None:
-        self.handler, self.errors, self.removed = handler, 0, False
+    def __init__(
+        self, handler: Handler, place: Place, report: Callable[[BaseException], None], end: Callable[[], int]
+    ) -> None:
+        self.handler, self.name, self.errors, self.removed = handler, name_of(handler), 0, False
         self.offset: int | None = None
-        self._place, self._report = place, report
+        self.pieces = 0
+        self._place, self._report, self._log_end = place, report, end
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def lag(self) -> int:
+        """Bytes of the log that it was not served yet; 0 where it is not about output."""
+        return 0 if self.offset is None else max(0, self._log_end() - self.offset)
 
     def start(self, events: Events, on_end: Callable[[Subscription], None]) -> None:
         """Serve `events`, one after the other. On the I/O thread."""
@@ -146,9 +158,8 @@ class Subscription:
         self.remove()
 
     def __repr__(self) -> str:
-        name = getattr(self.handler, "__qualname__", repr(self.handler))
         at = "" if self.offset is None else f" at byte {self.offset},"
-        return f"<Subscription {name}:{at} {self.errors} errors>"
+        return f"<Subscription {self.name}:{at} {self.errors} errors>"
 
     async def _serve(self, events: Events) -> None:
         try:
@@ -166,6 +177,7 @@ class Subscription:
     def _after(self, calls: Iterator[Event], error: BaseException | None) -> bool:
         """The next of `calls` is over, perhaps with an error; whether one more may be made. Here or on a worker."""
         _, self.offset = next(calls)
+        self.pieces += self.offset is not None
         if error is not None and runtime().here():
             self._raised(error)
         elif error is not None:
@@ -178,32 +190,115 @@ class Subscription:
         self.errors += 1
 
 
-class Subscriptions:
-    """The handlers of one stream. They begin when it is attached; what they raise is reported and counted."""
+class Cursor(Protocol):
+    """A reader's place in the log: of a handler, a wait, an iteration, a sink.
 
-    def __init__(self) -> None:
-        self.all: list[Subscription] = []
-        self._errors = 0  # of handlers that are no more
+    Attributes:
+        name: For people.
+        offset: The log offset up to which it is served; None while that is not known.
+        errors: How often it failed.
+        pieces: How many pieces of the log it handed on.
+    """
+
+    name: str
+    offset: int | None
+    errors: int
+    pieces: int
+
+    def remove(self) -> None:
+        """Read no more."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Position:
+    """A cursor of somebody who reads by himself: a wait, an iteration."""
+
+    name: str
+    offset: int | None = None
+    errors: int = 0
+    pieces: int = 0
+
+    def remove(self) -> None:
+        """Nothing: who reads finds the stream detached."""
+
+
+class Subscriptions:
+    """The cursors of one stream. Handlers begin when it is attached; what they raise is reported and counted.
+
+    Args:
+        end: Gives the bytes in the log.
+    """
+
+    def __init__(self, end: Callable[[], int]) -> None:
+        self.all: list[Cursor] = []
+        self._log_end = end
+        self._errors = self._pieces = 0  # of those that are no more
         self._name = "a stream"
         self._attached = False
         self._waiting: list[tuple[Subscription, Callable[[], Events]]] = []
-        self._error_handlers: list[Handler] = []
+        self._told: list[asyncio.Queue[BaseException]] = []
         self._shown: set[tuple[object, ...]] = set()
 
     @property
     def errors(self) -> int:
         """How often handlers raised."""
-        return self._errors + sum(subscription.errors for subscription in self.all)
+        return self._errors + sum(cursor.errors for cursor in self.all)
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces of the log were handed on."""
+        return self._pieces + sum(cursor.pieces for cursor in self.all)
+
+    def lags(self, end: int) -> dict[str, int]:
+        """Bytes that each cursor is behind `end`, in the order they came, by name; the second of a name is `name#2`."""
+        lags: dict[str, int] = {}
+        for cursor in list(self.all):
+            if cursor.offset is not None:
+                same = sum(name == cursor.name or name.startswith(f"{cursor.name}#") for name in lags)
+                lags[f"{cursor.name}#{same + 1}" if same else cursor.name] = max(0, end - cursor.offset)
+        return lags
 
     def add(self, handler: Handler, events: Callable[[], Events], *, thread: bool) -> Subscription:
         """Call `handler` for each of `events`, which are asked for once the stream is attached."""
-        subscription = Subscription(handler, Place(thread=thread), self.report)
-        self.all.append(subscription)
-        runtime().call_later(lambda: self._begin(subscription, events))
-        return subscription
+        return self._add(Subscription(handler, Place(thread=thread), self.report, self._log_end), events)
 
-    def on_error(self, handler: Handler) -> None:
-        self._error_handlers.append(handler)
+    def on_error(self, handler: Handler, *, thread: bool) -> Subscription:
+        """Call `handler` with each error; while there is one, none is printed. What it raises itself is printed."""
+
+        def report(error: BaseException) -> None:
+            show_error("an error handler", error)
+
+        async def events() -> Events:
+            told: asyncio.Queue[BaseException] = asyncio.Queue(ERRORS_AHEAD)
+            self._told.append(told)
+            try:
+                while True:
+                    yield [((await told.get(),), None)]
+            finally:
+                self._told.remove(told)
+
+        return self._add(Subscription(handler, Place(thread=thread), report, self._log_end), events)
+
+    def join(self, cursor: Cursor) -> None:
+        """Count a cursor in."""
+        self.all.append(cursor)
+
+    def leave(self, cursor: Cursor) -> None:
+        """It is at its end."""
+        self.all.remove(cursor)
+        self._errors += cursor.errors
+        self._pieces += cursor.pieces
+
+    @contextlib.contextmanager
+    def at(self, name: str) -> Iterator[Position]:
+        """A cursor that is counted in meanwhile."""
+        position = Position(name)
+        self.join(position)
+        try:
+            yield position
+        finally:
+            self.leave(position)
 
     def attach(self, name: str) -> None:
         """The stream is attached to a session of that name. On the I/O thread."""
@@ -215,30 +310,29 @@ class Subscriptions:
     def detach(self) -> None:
         """Remove all."""
         self._attached = False
-        for subscription in list(self.all):
-            subscription.remove()
+        for cursor in list(self.all):
+            cursor.remove()
 
     def report(self, error: BaseException) -> None:
         """Tell an error where the user sees it; one that comes again from the same place is only counted."""
-        for handler in self._error_handlers:
-            try:
-                handler(error)
-            except BaseException as second:
-                show_error("an error handler", second)
+        for told in self._told:
+            with contextlib.suppress(asyncio.QueueFull):  # it is counted
+                told.put_nowait(error)
         place = _place_of(error)
-        if not self._error_handlers and place not in self._shown:
+        if not self._told and place not in self._shown:
             self._shown.add(place)
             show_error(f"a handler of {self._name}", error)
 
+    def _add(self, subscription: Subscription, events: Callable[[], Events]) -> Subscription:
+        self.all.append(subscription)
+        runtime().call_later(lambda: self._begin(subscription, events))
+        return subscription
+
     def _begin(self, subscription: Subscription, events: Callable[[], Events]) -> None:
         if self._attached or subscription.removed:
-            subscription.start(events(), self._end)
+            subscription.start(events(), self.leave)
         else:
             self._waiting.append((subscription, events))
-
-    def _end(self, subscription: Subscription) -> None:
-        self.all.remove(subscription)
-        self._errors += subscription.errors
 
 
 def show_error(what: str, error: BaseException) -> None:

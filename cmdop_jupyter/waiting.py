@@ -18,6 +18,7 @@ from .patterns import Hit, Searcher
 
 if TYPE_CHECKING:
     from .stream import Stream
+    from .subscription import Position
 
 READ_SIZE = 1024 * 1024  # bytes a wait asks for at a time
 LAST_WORDS_MS = 500  # how long after an exit that was not 0 the last words may still come
@@ -111,9 +112,13 @@ class Wait:
         self._timeout, self._exit_ends = timeout, exit_ends
 
     async def run(
-        self, machine: Machine, session: SessionFacts, start: Callable[[], Awaitable[int]]
+        self,
+        machine: Machine,
+        session: SessionFacts,
+        start: Callable[[], Awaitable[int]],
+        position: Position | None = None,
     ) -> tuple[Hit, Pattern, int]:
-        """Wait; return the match, its pattern, and where the wait began. Once only.
+        """Wait; return the match, its pattern, and where the wait began. Once only. `position` is moved as it reads.
 
         Raises:
             WaitTimeout, SessionEnded, PatternTooSlow: There is none.
@@ -126,7 +131,7 @@ class Wait:
                 if machine.link.state != "up":  # no history can be read
                     limit.reschedule(deadline)
                 offset = await start()
-                reading = _Reading(machine, session.id, self._searcher, offset, self._exit_ends)
+                reading = _Reading(machine, session.id, self._searcher, offset, self._exit_ends, position)
                 reading.when_history_is_read = lambda: limit.reschedule(deadline)
                 try:
                     hit = await reading.run()
@@ -203,9 +208,17 @@ class _Reading:
     The answer depends on the log alone: its bytes, the times recorded in it, and how the command ended.
     """
 
-    def __init__(self, machine: Machine, session_id: str, searcher: Searcher, start: int, exit_ends: bool) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        session_id: str,
+        searcher: Searcher,
+        start: int,
+        exit_ends: bool,
+        position: Position | None,
+    ) -> None:
         self._machine, self._id, self._searcher, self._exit_ends = machine, session_id, searcher, exit_ends
-        self._offset = start
+        self._offset, self._position = start, position
         self._hit: Hit | None = None
         self._read: asyncio.Task[list[Chunk]] | None = None
         self._change: asyncio.Task[Status] | None = None
@@ -278,6 +291,9 @@ class _Reading:
             self._offset = chunks[-1].end
             in_time = [chunk for chunk in chunks if cutoff is None or chunk.mono_ms <= cutoff]
             self._hit = await self._think(self._searcher.feed, in_time)
+            if self._position is not None:
+                self._position.offset = self._offset
+                self._position.pieces += len(chunks)
         if self._hit is None and over and cutoff is not None:
             self._hit = await self._think(self._searcher.quiet, cutoff)
         if self._hit is None and over:

@@ -24,6 +24,7 @@ ROOMS = {
     "needles": {"agent.errors", "errors", "dialect", "lines"},
     "lanes": {"agent.errors", "agent.log", "errors", "lines", "needles"},
     "patterns": {"agent.errors", "agent.log", "errors", "lanes", "lines", "needles"},
+    "pieces": {"agent.log", "errors", "lines"},
     "machines": {"agent", "errors", "words"},
     "config": {"agent", "errors", "words", "machines"},
     "relay": {"agent", "errors", "words", "machines", "config"},
@@ -36,7 +37,8 @@ ROOMS = {
     "streams": {"errors"},
 }
 ROOMS["reading"] = ROOMS["writing"] = {*ROOMS["waiting"], "runtime", "waiting"}
-ROOMS["stream"] = {*ROOMS["reading"], "reading", "steady", "streams", "subscription", "writing"}
+ROOMS["events"] = {*ROOMS["reading"], "pieces", "reading", "subscription"}
+ROOMS["stream"] = {*ROOMS["events"], "events", "steady", "streams", "writing"}
 ROOMS["wait"] = ROOMS["handlers"] = ROOMS["sinks"] = {*ROOMS["stream"], "stream"}
 ROOMS["client"] = {*ROOMS["wait"], "config", "directory", "wait", "handlers", "sinks"}
 ROOMS["notebook"] = {*ROOMS["client"], "client"}
@@ -54,6 +56,7 @@ PURE = (
     "machines.ssh_rules",
     "needles",
     "patterns",
+    "pieces",
     "words",
 )
 TOUCHES_THE_WORLD = {

@@ -404,7 +404,7 @@ def test_metrics_count_what_there_is(create):
 
     metrics = stream.metrics
 
-    assert (metrics.bytes, metrics.lines, metrics.lag, metrics.handler_errors, metrics.dropped) == (292, 100, (), 0, 0)
+    assert (metrics.bytes, metrics.lines, metrics.lag, metrics.handler_errors, metrics.dropped) == (292, 100, {}, 0, 0)
     assert 0 < metrics.seconds < 60
 
 
