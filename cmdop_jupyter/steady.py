@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from .agent.log import Chunk
 from .errors import ConnectFailed, LinkLost
 from .machines.base import CLOSED, Forward, LinkState, Machine, SessionFacts, StartRequest, Status, StopReport, Tail
+from .shared import SharedReads
 
 T = TypeVar("T")
 
@@ -16,13 +17,17 @@ T = TypeVar("T")
 class Steady:
     """What a `Stream` makes of its machine: a call waits while the link is away, and is done once.
 
+    Args:
+        several: Whether more than one cursor reads now; what they read is fetched once.
+
     Attributes:
         stops: Sessions that are being stopped, by id: while the link is away, a stop waits for it.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, several: Callable[[], bool] = lambda: False) -> None:
         self.bare: Machine = machine.bare if isinstance(machine, Steady) else machine
         self.stops: set[str] = set()
+        self._reads = SharedReads(self._read, several)
 
     @property
     def name(self) -> str:
@@ -61,6 +66,9 @@ class Steady:
         return await _until_answered(lambda: self.bare.status(session_id, seen))
 
     async def read(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
+        return await self._reads.read(session_id, offset, max_bytes)
+
+    async def _read(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
         return await _until_answered(lambda: self.bare.read(session_id, offset, max_bytes))
 
     async def read_nowait(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:

@@ -57,7 +57,8 @@ class Stream:
     ) -> None:
         if mode not in ("operator", "observer"):
             raise InvalidRequest(f'mode is "operator" or "observer", not {mode!r}')
-        self._machine, self._locate, self._mode = Steady(machine), locate, mode
+        self._subscriptions = Subscriptions(lambda: self.status.end)
+        self._machine, self._locate, self._mode = self._steady(machine), locate, mode
         self._forwards: dict[int, Forward] = {}
         self._forwarding = asyncio.Lock()
         self._facts: SessionFacts | None = None
@@ -65,7 +66,6 @@ class Stream:
         self._known = Status("starting", -1, 0)
         self._input = Input()
         self._waits = WaitPlaces(0)
-        self._subscriptions = Subscriptions(lambda: self.status.end)
 
     # -- life
 
@@ -83,11 +83,14 @@ class Stream:
         if self._facts is not None:
             raise Detached(f"this stream is attached to {self._facts.name} already; take another, or detach() it first")
         if self._locate is not None:
-            self._machine = Steady(await self._locate(session_id))
+            self._machine = self._steady(await self._locate(session_id))
         facts = await self._machine.find(session_id)
         status = await self._machine.status(facts.id)
         self.adopt(facts, offset_of(start, status.end), status, listed=listed)
         return self
+
+    def _steady(self, machine: Machine) -> Steady:
+        return Steady(machine, lambda: len(self._subscriptions.all) > 1)
 
     def adopt(self, facts: SessionFacts, origin: int, status: Status | None = None, *, listed: bool = True) -> None:
         """Take a session that is known to be there; `listed` puts the stream into `streams`. On the I/O thread."""

@@ -10,14 +10,15 @@ import functools
 import inspect
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .errors import InvalidRequest
-from .runtime import Worker, runtime
+from .runtime import Pending, Worker, runtime
 
-ERRORS_AHEAD = 1000  # that an error handler may be behind; what comes then is only counted
+AHEAD = 1000  # errors that an error handler may be behind; what comes then is only counted
 
 Handler = Callable[..., Any]
 Event = tuple[tuple[Any, ...] | None, int | None]
@@ -73,8 +74,6 @@ class Place:
                 self._loop = asyncio.get_running_loop()
             except RuntimeError:  # none: a worker then
                 self._loop = None
-        if self._loop is None:
-            self._worker = Worker("cmdop-handler")
 
     async def run(self, functions: Sequence[Callable[[], Any]], after: Callable[[BaseException | None], bool]) -> None:
         """Call each there, await what it gives to await, tell `after` what it raised; go on while that says so.
@@ -84,7 +83,8 @@ class Place:
         Raises:
             LoopClosed: It cannot be called any more.
         """
-        if self._worker is not None:
+        if self._loop is None:
+            self._worker = self._worker or Worker("cmdop-handler")
             await self._worker.run(functools.partial(self._context.run, _call_in_worker, functions, after))
             return
         for function in functions:
@@ -101,8 +101,10 @@ class Place:
         return await asyncio.wrap_future(answer)
 
     def close(self) -> None:
+        """Let its thread end, if it has one; the next `run` has another."""
         if self._worker is not None:
             self._worker.close()
+            self._worker = None
 
 
 class LoopClosed(Exception):
@@ -110,7 +112,9 @@ class LoopClosed(Exception):
 
 
 class Subscription:
-    """A registered handler: `remove()` it, or use it as a context manager.
+    """A registered handler: `remove()` it, or use it as a context manager; `await` it for its end.
+
+    It ends when the session has ended and the handler was called with all of it, or when it is removed.
 
     Attributes:
         name: What the handler is called.
@@ -121,35 +125,58 @@ class Subscription:
     """
 
     def __init__(
-        self, handler: Handler, place: Place, report: Callable[[BaseException], None], end: Callable[[], int]
+        self,
+        handler: Handler,
+        place: Place,
+        report: Callable[[BaseException], None],
+        log_end: Callable[[], int],
+        on_end: Callable[[Subscription], None],
     ) -> None:
         self.handler, self.name, self.errors, self.removed = handler, name_of(handler), 0, False
         self.offset: int | None = None
         self.pieces = 0
-        self._place, self._report, self._log_end = place, report, end
+        self._place, self._report, self._log_end, self._on_end = place, report, log_end, on_end
         self._task: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
 
     @property
     def lag(self) -> int:
         """Bytes of the log that it was not served yet; 0 where it is not about output."""
         return 0 if self.offset is None else max(0, self._log_end() - self.offset)
 
-    def start(self, events: Events, on_end: Callable[[Subscription], None]) -> None:
+    def start(self, events: Events) -> None:
         """Serve `events`, one after the other. On the I/O thread."""
-
-        def end(_: object) -> None:
-            self._place.close()
-            on_end(self)
-
-        self._task = asyncio.get_running_loop().create_task(self._serve(events))
-        self._task.add_done_callback(end)
-        if self.removed:
-            self._task.cancel()
+        if not self.removed:
+            self._task = asyncio.get_running_loop().create_task(self._serve(events))
+            self._task.add_done_callback(self._end)
 
     def remove(self) -> None:
         """Call the handler no more; a call that is under way ends by itself."""
         self.removed = True
-        runtime().call_later(lambda: self._task and self._task.cancel())
+        runtime().call_later(self._stop)
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._end()
+
+    def _end(self, _: object = None) -> None:
+        self._place.close()
+        if not self._ended.is_set():
+            self._ended.set()
+            self._on_end(self)
+
+    def result(self, timeout: float | None = None) -> None:
+        """Block until it has ended, as `await` does; for people without a loop."""
+        self._over().result(timeout)
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Wait until it has ended."""
+        yield from self._over().__await__()
+
+    def _over(self) -> Pending[bool]:
+        return Pending(self._ended.wait(), f"the end of {self.name}", tied=True)
 
     def __enter__(self) -> Subscription:
         return self
@@ -188,6 +215,32 @@ class Subscription:
         """Tell an error, then count it: who sees the count has been told. On the I/O thread."""
         self._report(error)
         self.errors += 1
+
+
+class ErrorSubscription(Subscription):
+    """A handler of what others raise. It has no task while there is nothing to tell, so that nothing keeps it alive."""
+
+    def tell(self, error: BaseException) -> None:
+        """Call the handler with it, behind what it was told before. On the I/O thread."""
+        if len(self._told) < AHEAD:
+            self._told.append(error)
+        if self._task is None and not self.removed:
+            self._task = asyncio.get_running_loop().create_task(self._serve(self._telling()))
+            self._task.add_done_callback(self._rest)
+
+    @functools.cached_property
+    def _told(self) -> deque[BaseException]:
+        return deque()
+
+    async def _telling(self) -> Events:
+        while self._told:
+            yield [((self._told.popleft(),), None)]
+
+    def _rest(self, _: object) -> None:
+        self._task = None
+        self._place.close()
+        if self.removed:
+            self._end()
 
 
 class Cursor(Protocol):
@@ -237,7 +290,7 @@ class Subscriptions:
         self._name = "a stream"
         self._attached = False
         self._waiting: list[tuple[Subscription, Callable[[], Events]]] = []
-        self._told: list[asyncio.Queue[BaseException]] = []
+        self._told: list[ErrorSubscription] = []
         self._shown: set[tuple[object, ...]] = set()
 
     @property
@@ -261,7 +314,10 @@ class Subscriptions:
 
     def add(self, handler: Handler, events: Callable[[], Events], *, thread: bool) -> Subscription:
         """Call `handler` for each of `events`, which are asked for once the stream is attached."""
-        return self._add(Subscription(handler, Place(thread=thread), self.report, self._log_end), events)
+        subscription = Subscription(handler, Place(thread=thread), self.report, self._log_end, self.leave)
+        self.all.append(subscription)
+        runtime().call_later(lambda: self._begin(subscription, events))
+        return subscription
 
     def on_error(self, handler: Handler, *, thread: bool) -> Subscription:
         """Call `handler` with each error; while there is one, none is printed. What it raises itself is printed."""
@@ -269,16 +325,14 @@ class Subscriptions:
         def report(error: BaseException) -> None:
             show_error("an error handler", error)
 
-        async def events() -> Events:
-            told: asyncio.Queue[BaseException] = asyncio.Queue(ERRORS_AHEAD)
-            self._told.append(told)
-            try:
-                while True:
-                    yield [((await told.get(),), None)]
-            finally:
-                self._told.remove(told)
+        def end(ended: Subscription) -> None:
+            self._told = [one for one in self._told if one is not ended]
+            self.leave(ended)
 
-        return self._add(Subscription(handler, Place(thread=thread), report, self._log_end), events)
+        subscription = ErrorSubscription(handler, Place(thread=thread), report, self._log_end, end)
+        self.all.append(subscription)
+        self._told.append(subscription)
+        return subscription
 
     def join(self, cursor: Cursor) -> None:
         """Count a cursor in."""
@@ -316,22 +370,16 @@ class Subscriptions:
     def report(self, error: BaseException) -> None:
         """Tell an error where the user sees it; one that comes again from the same place is only counted."""
         for told in self._told:
-            with contextlib.suppress(asyncio.QueueFull):  # it is counted
-                told.put_nowait(error)
+            told.tell(error)
         place = _place_of(error)
         if not self._told and place not in self._shown:
             self._shown.add(place)
             show_error(f"a handler of {self._name}", error)
 
-    def _add(self, subscription: Subscription, events: Callable[[], Events]) -> Subscription:
-        self.all.append(subscription)
-        runtime().call_later(lambda: self._begin(subscription, events))
-        return subscription
-
     def _begin(self, subscription: Subscription, events: Callable[[], Events]) -> None:
-        if self._attached or subscription.removed:
-            subscription.start(events(), self.leave)
-        else:
+        if self._attached:
+            subscription.start(events())
+        elif not subscription.removed:
             self._waiting.append((subscription, events))
 
 
