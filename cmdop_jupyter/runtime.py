@@ -294,6 +294,7 @@ def _answer(work: Callable[[], T], future: concurrent.futures.Future[T]) -> None
 def _pass_on(task: asyncio.Task[T], future: concurrent.futures.Future[T]) -> None:
     if task.cancelled():
         future.cancel()
+        future.set_running_or_notify_cancel()  # else those who wait for it hear nothing
     elif not future.set_running_or_notify_cancel():
         task.exception()  # nobody wants it any more
     elif (error := task.exception()) is not None:

@@ -167,12 +167,17 @@ class SessionStore:
                 having.setdefault(str(self.facts(entry)["name"]), []).append(entry)
         wanted, number = name, 2
         while True:
-            live = [entry for entry in having.get(wanted, ()) if self.status(entry)["state"] in status.LIVE]
+            live = [entry for entry in having.get(wanted, ()) if self._is_live(entry)]
             if not live:
                 return wanted
             if not free_name:
                 raise NameInUse(wanted, live[0])
             wanted, number = f"{name[:60]}-{number}", number + 1
+
+    def _is_live(self, entry: str) -> bool:
+        with contextlib.suppress(SessionNotFound):  # it is being removed
+            return self.status(entry)["state"] in status.LIVE
+        return False
 
     def _make(self, folder: str, facts: dict[str, object], script: bytes | None) -> socket.socket:
         """Put everything a supervisor needs on disk; the socket already listens, so the session counts as alive."""
