@@ -8,16 +8,20 @@ import getpass
 import json
 import logging
 import os
+import platform
+import shlex
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from .agent.places import default_root, make_private
 from .config import Config
 from .errors import CmdopError, ConfigError
 from .machines.asking import Asking, Question
-from .machines.base import Machine
+from .machines.base import LinkState, Machine
 from .machines.local import LocalMachine
+from .machines.parcel import agent_parcel
 from .machines.presets import Place
 from .machines.stdio import StdioMachine
 from .runtime import NobodyWaits, on_main_thread
@@ -27,6 +31,48 @@ RECENT = 50  # machines that are remembered
 log = logging.getLogger("cmdop_jupyter")
 
 Asker = Callable[[Question], Awaitable[str | None]]
+
+NOT_DIALLED = LinkState("down", "not dialled yet")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MachineInfo:
+    """A machine at the moment it was asked for; nothing is dialled to know it.
+
+    Attributes:
+        name: What the user calls it.
+        kind: `local`, `ssh`, `docker`, `kubectl`, `sudo` or `link`; '' where that is not known.
+        reached_by: The command that gets there, without what we add to it.
+        tags: Of the configuration.
+        link_state: How its link is.
+        agent, python: Their versions there; '' before it was reached.
+        round_trip: Seconds that the newest ping took; None while that is not known.
+        source: Where it is known from.
+        error: Why it cannot be reached as it is; None where nothing stands in the way yet.
+    """
+
+    name: str
+    kind: str = ""
+    reached_by: str = ""
+    tags: tuple[str, ...] = ()
+    link_state: LinkState = NOT_DIALLED
+    agent: str = ""
+    python: str = ""
+    round_trip: float | None = None
+    source: str = ""
+    error: CmdopError | None = None
+
+    @property
+    def link(self) -> str:
+        """`connecting`, `up`, `retrying` or `down`."""
+        return self.link_state.state
+
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"<Machine {self.name}: {self.error}>"
+        reason = f" ({self.link_state.reason})" if self.link != "up" and self.link_state.reason else ""
+        return f"<Machine {self.name}: {self.reached_by}, {self.link}{reason}>"
+
 
 _machines: dict[str, Machine] = {}
 _places: dict[str, Place] = {}
@@ -66,6 +112,52 @@ def reached_before() -> list[str]:
     """Names of the machines that this user has reached from here, the newest first; `local` is not among them."""
     names = _remembered()
     return [name for name, one in _machines.items() if one.link.state == "up" and name not in ("local", *names)] + names
+
+
+def machine_names() -> list[str]:
+    """Names that a machine may be asked for by, those reached before among them."""
+    names = [name for name in Config.load().names() if not name.startswith("@")]
+    return list(dict.fromkeys([*names, *reached_before()]))
+
+
+def known(names: Iterable[str] | None = None) -> list[MachineInfo]:
+    """The machines of those names, by default all that are known, as they are now; nothing is dialled.
+
+    Raises:
+        ConfigError: A file makes no sense.
+    """
+    config = Config.load()
+    return [_info(config, name) for name in (machine_names() if names is None else names)]
+
+
+def _info(config: Config, name: str) -> MachineInfo:
+    one = _machines.get(name)
+    try:
+        place = config.resolve(name)
+    except CmdopError as error:
+        return MachineInfo(name, error=error)
+    if place.kind == "local":
+        link, trip, python = LinkState("up"), None, platform.python_version()
+    elif isinstance(one, StdioMachine) and (one.place == place or one.link.state != "down"):
+        place, link, python = one.place, one.link, str(one.hello.get("python", ""))
+        trip = one.round_trip if link.state == "up" else None
+    else:
+        link, trip, python = NOT_DIALLED, None, ""
+    agent = agent_parcel().version if python else ""
+    return MachineInfo(name, place.kind, how(place), place.tags, link, agent, python, trip, place.source)
+
+
+def how(place: Place) -> str:
+    """How a machine is reached, without what we add to it: `ssh -p 2222 me@host`."""
+    words = list(place.command)
+    if place.kind == "local":
+        return "this machine"
+    if place.kind == "ssh":
+        ours = len(words) - words[::-1].index("-o") + 1 if "-o" in words else 1
+        words = ["ssh", *(word for word in words[ours:] if word != "--")]
+    elif words[-2:] == ["sh", "-c"]:
+        words = [word for word in words[:-2] if word != "--"]
+    return shlex.join(words)
 
 
 def forget(name: str) -> None:

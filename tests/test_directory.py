@@ -14,6 +14,7 @@ from live import live_terminal
 from reach import own_places
 
 from cmdop_jupyter import directory
+from cmdop_jupyter.client import Terminal
 from cmdop_jupyter.errors import ConfigError, ConnectFailed, InvalidRequest, UnknownMachine
 from cmdop_jupyter.machines.asking import Question
 from cmdop_jupyter.machines.local import LocalMachine
@@ -24,6 +25,7 @@ ASKS = 'word=$("$SSH_ASKPASS" "me@box password: ") || exit 9; [ "$word" = sesame
 CONNECT = """
 import sys
 from cmdop_jupyter import directory
+from cmdop_jupyter.client import Terminal
 from cmdop_jupyter.runtime import Pending
 for name in sys.argv[1:]:
     Pending(directory.machine(name).connect(), name).result()
@@ -147,12 +149,10 @@ def test_a_file_that_is_wrong_does_not_keep_from_this_machine(home, caplog):
 
 def test_how_commands_run_on_this_machine_may_be_configured(home, tmp_path):
     (home / "cmdop.toml").write_text(f'[machines.local]\ncwd = "{tmp_path}"\nenv = {{ GREETING = "hello" }}\n')
-    with live_terminal() as terminal:
-        terminal._machine = directory.machine("local")
-        stream = asyncio.run(terminal.create(command="pwd; echo $GREETING", tty="none"))
-        stream.wait_exit(60).result()
+    stream = Terminal().create(command="pwd; echo $GREETING", tty="none").result()
+    stream.wait_exit(60).result()
 
-        assert stream.text() == f"{tmp_path}\nhello\n"
+    assert stream.text() == f"{tmp_path}\nhello\n"
 
 
 # -- changes

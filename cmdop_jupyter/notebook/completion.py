@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .. import directory
 from ..directory import reached_before
 from ..errors import CmdopError
 from . import links
@@ -107,6 +108,6 @@ def session_names() -> list[str]:
 def machine_names() -> list[str]:
     """Names of the machines there are; none where the configuration makes no sense."""
     try:
-        return links.machine_names()
+        return directory.machine_names()
     except CmdopError:
         return []

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
-import shlex
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..machines.base import Machine, SessionFacts, Status
 from ..machines.presets import Place
 from ..machines.stdio import StdioMachine
 from ..runtime import NobodyWaits, on_main_thread, runtime
+from ..sessions import Session, SessionNotSeen, meant
 from ..steady import Steady
 from . import doctor
 from .views.record import link_words
@@ -27,36 +27,6 @@ from .views.record import link_words
 LIMIT = 5.0  # seconds for each machine, all are asked at once
 
 Sessions = list[tuple[SessionFacts, Status]]
-
-
-class SessionNotSeen(SessionNotFound):
-    """No session of that name on the machines that answered; others did not.
-
-    Attributes:
-        unasked: Why not, a sentence each.
-    """
-
-    def __init__(self, wanted: str, nearest: Sequence[str], unasked: Sequence[str]) -> None:
-        super().__init__(wanted, tuple(nearest))
-        self.args = (wanted, tuple(nearest), tuple(unasked))
-        self.unasked = tuple(unasked)
-
-    def __str__(self) -> str:
-        return f"{super().__str__()}; not everywhere was looked: {'; '.join(self.unasked)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A session, and the name of a machine that has it."""
-
-    machine: str
-    facts: SessionFacts
-    status: Status
-
-    @property
-    def address(self) -> str:
-        """What it is called from everywhere."""
-        return address(self.machine, self.facts.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +38,7 @@ class Heard:
     """
 
     machine: str
-    found: tuple[Found, ...] = ()
+    found: tuple[Session, ...] = ()
     problem: str = ""
 
 
@@ -150,13 +120,13 @@ def _place(name: str) -> Place:
 
 
 def _heard(name: str, sessions: Sessions) -> Heard:
-    return Heard(name, tuple(Found(name, facts, status) for facts, status in sessions))
+    return Heard(name, tuple(Session(name, facts, status) for facts, status in sessions))
 
 
 # -- finding
 
 
-def locate(wanted: str) -> Found:
+def locate(wanted: str) -> Session:
     """The session of that name, or id: `MACHINE:NAME` on that machine, else what runs here, else wherever there is one.
 
     Raises:
@@ -176,35 +146,24 @@ def locate(wanted: str) -> Found:
     hit = choose(name, everything)
     if hit is not None:
         return hit
-    names = list(dict.fromkeys(one.address for one in everything))
+    names = list(dict.fromkeys(address(one.machine, one.facts.name) for one in everything))
     alike = difflib.get_close_matches(wanted, names, 3)
     unasked = [each.problem for each in heard if each.problem]
     raise SessionNotSeen(wanted, alike, unasked) if unasked else SessionNotFound(wanted, alike)
 
 
-def choose(name: str, found: Iterable[Found]) -> Found | None:
+def choose(name: str, found: Iterable[Session]) -> Session | None:
     """The session that is meant: by id, else what runs by that name, else the newest that ended; this machine's first.
 
     Raises:
         InvalidRequest: Several other machines have one.
     """
-    named = [one for one in once(found) if name in (one.facts.id, one.facts.name)]
-    named = [one for one in named if one.facts.id == name] or named
-    named = [one for one in named if one.status.live] or named
-    named = [one for one in named if one.machine == "local"] or named
-    machines = list(dict.fromkeys(one.machine for one in named))
-    if len(machines) > 1:
+    hits = meant(name, found)
+    if len(hits) > 1:
+        machines = [one.machine for one in hits]
         ways = " or ".join(address(where, name) for where in machines)
         raise InvalidRequest(f"{name!r} is on {' and '.join(machines)}: say which one, {ways}")
-    return max(named, key=lambda one: one.facts.created_ns, default=None)
-
-
-def once(found: Iterable[Found]) -> list[Found]:
-    """Each session once, by the first of the machines that have it: two names may lead to one folder of sessions."""
-    by_id: dict[str, Found] = {}
-    for one in found:
-        by_id.setdefault(one.facts.id, one)
-    return list(by_id.values())
+    return hits[0] if hits else None
 
 
 def names_now(seconds: float) -> list[str]:
@@ -224,26 +183,7 @@ def names_now(seconds: float) -> list[str]:
     return sorted(set().union(*runtime().wait(ask_all())))
 
 
-def machine_names() -> list[str]:
-    """Names that a machine may be asked for by, those reached before among them."""
-    names = [name for name in Config.load().names() if not name.startswith("@")]
-    return list(dict.fromkeys([*names, *reached_before()]))
-
-
 # -- links
-
-
-def how(place: Place) -> str:
-    """How a machine is reached, without what we add to it: `ssh -p 2222 me@host`."""
-    words = list(place.command)
-    if place.kind == "local":
-        return "this machine"
-    if place.kind == "ssh":
-        ours = len(words) - words[::-1].index("-o") + 1 if "-o" in words else 1
-        words = ["ssh", *(word for word in words[ours:] if word != "--")]
-    elif words[-2:] == ["sh", "-c"]:
-        words = [word for word in words[:-2] if word != "--"]
-    return shlex.join(words)
 
 
 class Steps:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import directory
-from ..config import Config
 from ..directory import machine
 from ..errors import CmdopError, UnknownMachine
 from ..machines.base import Machine, SessionFacts, Status
 from ..machines.parcel import agent_parcel
-from ..machines.stdio import StdioMachine
 from ..runtime import runtime
+from ..sessions import Session, once
 from ..steady import Steady
 from ..stream import Stream
 from ..streams import streams
 from ..words import human_bytes, human_seconds
 from . import doctor, links
-from .links import Found
 from .options import Parser, Usage, read_limit, seconds, split
 from .tables import Bundle, Note, Table, Url
 from .views.record import link_words
@@ -103,7 +100,7 @@ class Verbs:
         found = sorted(
             (one for each in heard for one in each.found), key=lambda one: ours.get(one.facts.id) != one.machine
         )
-        return sessions_table(links.once(found), [each.problem for each in heard if each.problem])
+        return sessions_table(once(found), [each.problem for each in heard if each.problem])
 
     def do_attach(self, rest: str) -> Stream:
         asked = _read("attach", rest, "name")
@@ -268,7 +265,7 @@ def _ours(name: str) -> list[Stream]:
     return [stream] if stream is not None and where in ("", stream.machine) else []
 
 
-def sessions_table(found: Iterable[Found], problems: Sequence[str] = ()) -> Table:
+def sessions_table(found: Iterable[Session], problems: Sequence[str] = ()) -> Table:
     """Sessions, the running first, then the newest ended; below them which machines could not be asked."""
     ordered = sorted(found, key=lambda one: (not one.status.live, -one.facts.created_ns))
     rows, bad = [], set()
@@ -294,24 +291,19 @@ def sessions_table(found: Iterable[Found], problems: Sequence[str] = ()) -> Tabl
 
 def machines_table() -> Table:
     """The machines that are known, as their links are now; nothing is dialled."""
-    config, rows, bad = Config.load(), [], set()
-    for number, name in enumerate(links.machine_names()):
-        try:
-            one = machine(name)
-            place = one.place if isinstance(one, StdioMachine) else config.resolve(name)
-        except CmdopError as error:
+    rows, bad = [], set()
+    for number, one in enumerate(directory.known()):
+        if one.error is not None:
             bad.add(number)
-            rows.append([name, links.gone(name) if isinstance(error, UnknownMachine) else str(error), *[""] * 5])
+            gone = isinstance(one.error, UnknownMachine)
+            rows.append([one.name, links.gone(one.name) if gone else str(one.error), *[""] * 5])
             continue
-        state = link_words(one.link, name, time.monotonic()).removeprefix("link ") or one.link.state
-        if one.link.state == "down":
-            state = f"down: {one.link.reason}"
-        python, trip = platform.python_version(), ""
-        if isinstance(one, StdioMachine):
-            python = str(one.hello.get("python", ""))
-            trip = human_trip(one.round_trip) if one.link.state == "up" else ""
-        versions = f"{agent_parcel().version}, {python}" if python else ""
-        rows.append([name, links.how(place), state, versions, trip, ", ".join(place.tags), place.source])
+        state = link_words(one.link_state, one.name, time.monotonic()).removeprefix("link ") or one.link
+        if one.link == "down":
+            state = f"down: {one.link_state.reason}"
+        versions = f"{one.agent}, {one.python}" if one.python else ""
+        trip = human_trip(one.round_trip)
+        rows.append([one.name, one.reached_by, state, versions, trip, ", ".join(one.tags), one.source])
     headings = ["name", "reached by", "link", "agent, Python", "round trip", "tags", "known from"]
     return Table(headings, rows, bad=frozenset(bad))
 

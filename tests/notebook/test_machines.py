@@ -14,9 +14,11 @@ from types import SimpleNamespace
 import pytest
 from kernels import html_of, result_of
 
+from cmdop_jupyter.directory import how
 from cmdop_jupyter.errors import InvalidRequest, SessionNotFound
 from cmdop_jupyter.machines.presets import Place, explicit
-from cmdop_jupyter.notebook.links import Found, SessionNotSeen, choose, how, once
+from cmdop_jupyter.notebook.links import choose
+from cmdop_jupyter.sessions import Session, SessionNotSeen, once
 
 STAY = "exec sleep 1000"
 HANGS = f"1000.{os.getpid()}"  # seconds, and how its process is known
@@ -485,9 +487,9 @@ def test_this_machine_may_have_settings_too(own_notebook, tmp_path):
 # -- decisions, without a kernel
 
 
-def found(machine: str, name: str, id: str = "", *, live: bool = True, created: int = 0) -> Found:
+def found(machine: str, name: str, id: str = "", *, live: bool = True, created: int = 0) -> Session:
     facts = SimpleNamespace(id=id or f"{machine}-{name}-{created}", name=name, created_ns=created)
-    return Found(machine, facts, SimpleNamespace(live=live))
+    return Session(machine, facts, SimpleNamespace(live=live))
 
 
 @pytest.mark.parametrize(
