@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Generator
 from typing import Any, Protocol
@@ -15,11 +16,17 @@ from ..reading import Gap, Start, batches, known, offset_of
 from ..runtime import Pending, runtime
 from ..stream import Stream
 
+TRICKLE = 64 * 1024  # bytes; a read that gives less is worth a pause, so that more comes together
+
 log = logging.getLogger("cmdop_jupyter")
 
 
 class TryAgain(CmdopError, ConnectionError):
     """The other side does not answer now; nothing is lost, and it will be asked again."""
+
+
+class Left(Exception):
+    """The other side has gone for good, which is no failure: the sink is closed."""
 
 
 class Taker(Protocol):
@@ -40,7 +47,7 @@ class Taker(Protocol):
 
         Args:
             chunks: In order; a `Gap` stands for dropped bytes. May be empty.
-            end: The log offset up to which this is all there is.
+            end: The log offset up to which this is all there is. The first time nothing comes: it begins there.
 
         Raises:
             TryAgain: It does not answer now. `resume` is asked how much of it was taken.
@@ -64,7 +71,6 @@ class Sink:
     Attributes:
         name: What it forwards to.
         offset: The log offset up to which the other side has everything; None before that is known.
-        state: `running`, `retrying`, `ended` (all was taken), `closed` (by us) or `failed`.
         errors: How often the other side failed.
         pieces: How many pieces of the log it took.
         problem: What it said last; '' while all is well.
@@ -77,21 +83,29 @@ class Sink:
 
         Args:
             start: Where to begin when the other side has nothing; None: where the stream began.
-            pause: Seconds that pass between two takes at least, so that a trickle comes in batches.
+            pause: Seconds between two takes of little, so that a trickle comes in batches.
         """
         offset_of("begin" if start is None else start, 0)  # one that makes no sense is told now
         if channel not in (None, *CHANNELS):
             raise InvalidRequest(f"a channel is {', '.join(CHANNELS)}, not {channel!r}")
-        if pause < 0:
+        if not 0 <= pause < math.inf:
             raise InvalidRequest(f"the seconds between two batches must not be negative, got {pause:g}")
-        self.name, self.errors, self.pieces, self.state, self.problem = name, 0, 0, "running", ""
+        self.name, self.errors, self.pieces, self.problem = name, 0, 0, ""
         self.offset: int | None = None
         self._stream, self._taker, self._channel, self._pause = stream, taker, channel, pause
         self._session, self._machine = stream.facts, stream._machine
         self._begin = stream._start_of(start)
         self._moved = asyncio.Event()
+        self._state, self._closed = "running", False
         self._task: asyncio.Task[Any] | None = None
+        stream._subscriptions.join(self)
         self._pending = Pending(self._run(), f"{name} of {stream.name}")
+        self._pending._claimed = True  # what it fails with is told where the user sees it
+
+    @property
+    def state(self) -> str:
+        """`running`, `retrying`, `ended` (all was taken), `closed` (by us, or the other side left) or `failed`."""
+        return "closed" if self._closed and self._state in ("running", "retrying") else self._state
 
     @property
     def lag(self) -> int:
@@ -101,8 +115,8 @@ class Sink:
     def close(self) -> None:
         """End it; what is under way may or may not be taken."""
         if self.state in ("running", "retrying"):
-            self.state = "closed"
-        runtime().call_later(lambda: self._task and self._task.cancel())
+            self._closed = True
+            runtime().call_later(lambda: self._task and self._task.cancel())
 
     remove = close
 
@@ -138,60 +152,69 @@ class Sink:
     async def _run(self) -> None:
         self._task = asyncio.current_task()
         cursors = self._stream._subscriptions
-        cursors.join(self)
         attempt = 0
         try:
-            while self.state != "closed":
+            while not self._closed:
                 before = self.offset
                 try:
                     await self._forward()
                     await self._taker.finish()
-                    self.state = "ended"
+                    self._state = "ended"
                     return
                 except TryAgain as problem:
                     self.errors += 1
                     attempt = 1 if self.offset != before else attempt + 1
-                    if self.state == "running":
+                    if self._state == "running":
                         log.warning("%s of %s: %s; trying again", self.name, self._session.name, problem)
-                    self.state, self.problem = "retrying", str(problem)
+                    self._state, self.problem = "retrying", str(problem)
                     await asyncio.sleep(pause_before(attempt, random.random()))
+        except Left:
+            self._closed = True
         except asyncio.CancelledError:
-            if self.state != "closed":
+            if not self._closed:
                 raise
         except Exception as error:
-            self.state, self.problem = "failed", str(error)
+            self._state, self.problem = "failed", str(error)
             self.errors += 1
-            self._pending._claimed = True  # told here
             cursors.report(error)
             raise
         finally:
+            self._task = None  # what follows is not to be cancelled
             cursors.leave(self)
             self._tell()
             await self._taker.close()
 
     async def _forward(self) -> None:
         taken = await self._taker.resume()
-        self.offset = await self._begin() if taken is None else taken
+        if taken is None:
+            taken = await self._begin()
+            await self._taker.take([], taken)  # so that a later `resume` knows where this began
+        self.offset = taken
+        if self._state == "retrying" and taken >= (await self._machine.status(self._session.id)).end:
+            self._state, self.problem = "running", ""
         self._tell()
         async for batch in batches(self._machine, self._session.id, known(self.offset), follow=True):
+            wanted = [one for one in batch if isinstance(one, Gap) or self._channel in (None, one.channel)]
+            await self._taker.take(wanted, batch[-1].end)
             for chunk in batch:
                 if isinstance(chunk, Gap):
                     self._stream._subscriptions.report(LogDropped(chunk.offset, chunk.end))
-            wanted = [one for one in batch if isinstance(one, Gap) or self._channel in (None, one.channel)]
-            await self._taker.take(wanted, batch[-1].end)
             self.offset = batch[-1].end
             self.pieces += len(wanted)
-            if self.state == "retrying":
-                self.state, self.problem = "running", ""
+            if self._state == "retrying":
+                self._state, self.problem = "running", ""
             self._tell()
-            await asyncio.sleep(self._pause)
+            if batch[-1].end - batch[0].offset < TRICKLE:
+                await asyncio.sleep(self._pause)
 
     async def _reach(self, offset: int | None) -> int:
         wanted = (await self._machine.status(self._session.id)).end if offset is None else offset
         while self.offset is None or self.offset < wanted:
             if self.state not in ("running", "retrying"):
-                why = self.problem or "the log ends there"
-                raise CmdopError(f"{self.name} of {self._session.name} {self.state} at byte {self.offset}: {why}")
+                why = f": {self.problem}" if self.problem else ""
+                raise CmdopError(
+                    f"{self.name} of {self._session.name} {self.state} at byte {self.offset}, before {wanted}{why}"
+                )
             await self._moved.wait()
         return self.offset
 
