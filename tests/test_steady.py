@@ -59,7 +59,7 @@ class Far:
         assert link is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(link._process.pid, signal.SIGKILL)
-        link._stdout.close()
+        link._ended()
 
     async def answered(self, call: asyncio.Future[Any]) -> Any:
         """The answer to a deaf call, over the next link."""

@@ -12,6 +12,7 @@ from .light import dumps, loads
 
 MAX_HEADER = 256 * 1024  # bytes; a status is under 4 KiB, a list of sessions may be long
 MAX_BODY = 1024 * 1024
+ROOM = 256 * 1024  # bytes that are read at a time
 _LENGTHS = struct.Struct(">II")
 
 
@@ -30,34 +31,52 @@ def encode(header: dict[str, object], body: bytes = b"") -> bytes:
 class FrameDecoder:
     """Take bytes, give back the frames they finish, however the bytes were cut.
 
+    Who reads from a file may read straight into `room()`, and say by `took()` how much came; `feed` does both.
+
     Raises:
-        FrameError: From `feed`, when the bytes make no sense.
+        FrameError: From `feed` and `took`, when the bytes make no sense.
     """
 
     def __init__(self) -> None:
-        self._rest = bytearray()
+        self._buffer = bytearray(4 * ROOM)  # so that an unfinished frame is seldom moved to the front
+        self._begin = self._end = 0  # what of it is not decoded yet
+
+    def room(self, size: int = ROOM) -> memoryview:
+        """Where at least `size` bytes can be put; release it before the next call."""
+        if len(self._buffer) - self._end < size:
+            rest = self._buffer[self._begin : self._end]
+            if len(rest) + size > len(self._buffer):
+                self._buffer = bytearray(len(rest) + size)
+            self._buffer[: len(rest)] = rest
+            self._begin, self._end = 0, len(rest)
+        return memoryview(self._buffer)[self._end :]
 
     def feed(self, data: bytes) -> list[tuple[dict[str, object], bytes]]:
         """Return the (header, body) pairs that `data` finishes, oldest first."""
-        rest = self._rest
-        rest += data
+        with self.room(len(data)) as room:
+            room[: len(data)] = data
+        return self.took(len(data))
+
+    def took(self, size: int) -> list[tuple[dict[str, object], bytes]]:
+        """As `feed`, with `size` bytes that were put into `room()`."""
+        self._end += size
+        buffer, at, end = self._buffer, self._begin, self._end
         frames = []
-        at = 0
-        while len(rest) - at >= _LENGTHS.size:
-            head_size, body_size = _LENGTHS.unpack_from(rest, at)
-            if head_size > MAX_HEADER or body_size > MAX_BODY:
-                raise FrameError(f"not a frame: it would have {head_size} and {body_size} bytes")
-            body_at = at + _LENGTHS.size + head_size
-            if len(rest) < body_at + body_size:
-                break
-            try:
-                header = loads(rest[at + _LENGTHS.size : body_at])
-            except (ValueError, RecursionError) as error:
-                raise FrameError(f"not a frame: its header is no JSON ({error})") from None
-            if not isinstance(header, dict):
-                raise FrameError("not a frame: its header is no JSON object")
-            at = body_at + body_size
-            with memoryview(rest) as view:
+        with memoryview(buffer) as view:
+            while end - at >= _LENGTHS.size:
+                head_size, body_size = _LENGTHS.unpack_from(buffer, at)
+                if head_size > MAX_HEADER or body_size > MAX_BODY:
+                    raise FrameError(f"not a frame: it would have {head_size} and {body_size} bytes")
+                body_at = at + _LENGTHS.size + head_size
+                if end < body_at + body_size:
+                    break
+                try:
+                    header = loads(bytes(view[at + _LENGTHS.size : body_at]))
+                except (ValueError, RecursionError) as error:
+                    raise FrameError(f"not a frame: its header is no JSON ({error})") from None
+                if not isinstance(header, dict):
+                    raise FrameError("not a frame: its header is no JSON object")
+                at = body_at + body_size
                 frames.append((header, bytes(view[body_at:at])))
-        del rest[:at]
+        self._begin, self._end = (0, 0) if at == end else (at, end)
         return frames

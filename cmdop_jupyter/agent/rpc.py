@@ -40,23 +40,44 @@ def pack_chunks(chunks: list[Chunk]) -> Reply:
     return {"offset": chunks[0].offset if chunks else 0, "chunks": facts}, [chunk.data for chunk in chunks]
 
 
-def unpack_chunks(header: Header, body: bytes) -> list[Chunk]:
-    """The chunks of an answer. Raises FrameError when its parts do not fit."""
-    at, chunks = 0, []
+def unpack_chunks(header: Header, body: list[bytes]) -> list[Chunk]:
+    """The chunks of an answer, whose body came in pieces. Raises FrameError when its parts do not fit."""
+    length, at, chunks = sum(map(len, body)), 0, []
+    pieces = _Pieces(body)
     try:
         offset = header["offset"]
         for channel, wall_ns, mono_ms, size in header["chunks"]:
-            if not (0 <= size <= len(body) - at and channel >= 0 and isinstance(offset, int)):
-                raise FrameError(f"an answer of {len(body)} bytes has a chunk of {size}, of channel {channel}")
-            chunks.append(Chunk(offset + at, CHANNELS[channel], wall_ns, mono_ms, body[at : at + size]))
+            if not (0 <= size <= length - at and channel >= 0 and isinstance(offset, int)):
+                raise FrameError(f"an answer of {length} bytes has a chunk of {size}, of channel {channel}")
+            chunks.append(Chunk(offset + at, CHANNELS[channel], wall_ns, mono_ms, pieces.take(size)))
             at += size
     except FrameError:
         raise
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise FrameError(f"an answer with chunks makes no sense: {error!r}") from None
-    if at != len(body):
-        raise FrameError(f"an answer with chunks of {at} bytes has {len(body)}")
+    if at != length:
+        raise FrameError(f"an answer with chunks of {at} bytes has {length}")
     return chunks
+
+
+class _Pieces:
+    """Bytes in pieces, from which so many at a time are taken; one that is wanted whole is not copied."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces, self._number, self._at = pieces, 0, 0
+
+    def take(self, size: int) -> bytes:
+        """The next bytes; there are so many."""
+        taken = []
+        while size:
+            piece = self._pieces[self._number]
+            part = piece[self._at : self._at + size]
+            size -= len(part)
+            self._at += len(part)
+            if self._at == len(piece):
+                self._number, self._at = self._number + 1, 0
+            taken.append(part)
+        return taken[0] if len(taken) == 1 else b"".join(taken)
 
 
 class Server:

@@ -26,7 +26,7 @@ CLOSE_SECONDS = 2.0  # for the process to end by itself once its stdin is closed
 Header = dict[str, Any]
 
 
-class Link(asyncio.Protocol):
+class Link:
     """Starts `command` and brings the agent up behind it; then `ask`s it. On one loop.
 
     Args:
@@ -48,12 +48,12 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._process: subprocess.Popen[bytes] | None = None
         self._stdin: asyncio.WriteTransport | None = None
-        self._stdout: asyncio.ReadTransport | None = None
+        self._stdout: _Source | None = None
         self._stderr: asyncio.ReadTransport | None = None
         self._errors = _LastWords()
         self._decoder = FrameDecoder()
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, tuple[asyncio.Future[tuple[Header, bytes]], list[bytes]]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[tuple[Header, list[bytes]]], list[bytes]]] = {}
         self._bulk = self._told = 0  # bytes of bulk that came, and that the far side knows of
         self._telling: asyncio.TimerHandle | None = None
         self._measured = (self._loop.time(), 0)  # when the rate was, and the bulk that had come
@@ -89,7 +89,7 @@ class Link(asyncio.Protocol):
             assert self._process.stderr is not None
             files.enter_context(self._process.stderr)
             self._stdin, _ = await self._loop.connect_write_pipe(asyncio.BaseProtocol, stdin)
-            self._stdout, _ = await self._loop.connect_read_pipe(lambda: self, stdout)
+            self._stdout = _Source(stdout, self._readable)
             self._stderr, _ = await self._loop.connect_read_pipe(lambda: self._errors, self._process.stderr)
             files.pop_all()
             far_stdin.close()
@@ -117,8 +117,8 @@ class Link(asyncio.Protocol):
         self.close()
         return self._errors.text, None if self._ended_by_us else process.poll()
 
-    async def ask(self, header: Header, body: bytes = b"") -> tuple[Header, bytes]:
-        """Ask the agent, and wait for the answer. Cancelling tells it that nobody waits any more.
+    async def ask(self, header: Header, body: bytes = b"") -> tuple[Header, list[bytes]]:
+        """Ask the agent, and wait for the answer, whose body comes in pieces. Cancelling tells it that nobody waits.
 
         Raises:
             LinkLost: The link broke before the answer.
@@ -128,7 +128,7 @@ class Link(asyncio.Protocol):
             raise LinkLost(self._machine, self.lost or "closed")
         number = next(self._numbers)
         frame = encode({**header, "number": number}, body)
-        future: asyncio.Future[tuple[Header, bytes]] = self._loop.create_future()
+        future: asyncio.Future[tuple[Header, list[bytes]]] = self._loop.create_future()
         self._waiting[number] = future, []
         self._stdin.write(frame)
         try:
@@ -151,40 +151,58 @@ class Link(asyncio.Protocol):
         """End the process; calls under way raise LinkLost."""
         self._lose(reason)
         process, stdin = self._process, self._stdin
-        readers = [one for one in (self._stdout, self._stderr) if one is not None and not one.is_closing()]
+        stdout, stderr = self._stdout, self._stderr
         self._stdin = self._stdout = self._stderr = None
         if stdin is not None and not stdin.is_closing():
             stdin.abort()
-        for reader in readers:
-            reader.close()
+        if stdout is not None:
+            stdout.close()
+        if stderr is not None and not stderr.is_closing():
+            stderr.close()
         if process is not None and process.poll() is None:
             self._ended_by_us = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL if self._silent() else signal.SIGTERM)
             self._loop.run_in_executor(None, _reap, process)
 
-    # -- as asyncio calls it
+    # -- reading: into the buffer that frames are decoded from, since gigabytes come this way
 
-    def data_received(self, data: bytes) -> None:
+    def _readable(self, file: int) -> None:
         self.heard = self._loop.time()
         try:
-            if not self._opened.done():
-                answer = self._bootstrap.feed(data)
-                if answer and self._stdin is not None:
-                    self._stdin.write(answer)
-                if not self._bootstrap.done:
-                    return
-                self._opened.set_result(None)
-                data = self._bootstrap.rest
-            for header, body in self._decoder.feed(data):
-                self._hear(header, body)
+            with self._decoder.room() as room:
+                size = os.readv(file, [room])
+                begin = b"" if self._opened.done() else bytes(room[:size])
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            size = 0
+        if not size:
+            self._ended()
+            return
+        try:
+            if self._opened.done():
+                self._take(self._decoder.took(size))
+            else:
+                self._begin(begin)
         except BootstrapError as error:
             if not self._opened.done():
                 self._opened.set_exception(error)
-            return
         except FrameError as error:
             self.close(str(error))
-            return
+
+    def _begin(self, data: bytes) -> None:
+        """Bring the agent up with what the far side says first."""
+        answer = self._bootstrap.feed(data)
+        if answer and self._stdin is not None:
+            self._stdin.write(answer)
+        if self._bootstrap.done:
+            self._opened.set_result(None)
+            self._take(self._decoder.feed(self._bootstrap.rest))
+
+    def _take(self, frames: list[tuple[Header, bytes]]) -> None:
+        for header, body in frames:
+            self._hear(header, body)
         if self._bulk - self._told >= ACKNOWLEDGE_AT_ONCE:
             self._acknowledge()
         elif self._bulk - self._told >= ACKNOWLEDGE and self._telling is None:
@@ -194,7 +212,9 @@ class Link(asyncio.Protocol):
             self.rate = (self._bulk - before) / (self.heard - since)
             self._measured = self.heard, self._bulk
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def _ended(self) -> None:
+        if self._stdout is not None:
+            self._stdout.close()
         if not self._opened.done():
             if self.lost is None:
                 self.later(self._fail())
@@ -228,7 +248,7 @@ class Link(asyncio.Protocol):
         if header.get("more"):
             pieces.append(body)
         elif not future.done():
-            future.set_result((header, b"".join([*pieces, body]) if pieces else body))
+            future.set_result((header, [*pieces, body]))
 
     def _watch(self) -> None:
         """Ask for a sign of life where there was none for a while; without one the link is broken."""
@@ -271,6 +291,23 @@ class Link(asyncio.Protocol):
                 future.set_exception(LinkLost(self._machine, reason))
         if self._up:
             self._on_lost(self, reason)
+
+
+class _Source:
+    """A pipe's reading end: `readable` is called with its descriptor whenever there is something in it."""
+
+    def __init__(self, file: IO[bytes], readable: Callable[[int], object]) -> None:
+        self._file, self._loop = file, asyncio.get_running_loop()
+        os.set_blocking(file.fileno(), False)
+        self._loop.add_reader(file.fileno(), readable, file.fileno())
+
+    def pause_reading(self) -> None:
+        self._loop.remove_reader(self._file.fileno())
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._loop.remove_reader(self._file.fileno())
+            self._file.close()
 
 
 class _LastWords(asyncio.Protocol):

@@ -274,6 +274,13 @@ class StdioMachine:
     async def _ask(
         self, op: str, body: bytes = b"", *, dial: bool = False, **facts: object
     ) -> tuple[dict[str, Any], bytes]:
+        answer, pieces = await self._ask_much(op, body, dial=dial, **facts)
+        return answer, b"".join(pieces)
+
+    async def _ask_much(
+        self, op: str, body: bytes = b"", *, dial: bool = False, **facts: object
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """As `_ask`, the body of the answer in pieces."""
         link = await self._ready(dial=dial)
         return await link.ask({"op": op, **facts}, body)
 
@@ -319,7 +326,7 @@ class StdioMachine:
         return min(MOST_AHEAD, int(rate * AHEAD_SECONDS / max_bytes)) if max_bytes >= LEAST_AHEAD else 0
 
     async def _read(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
-        return unpack_chunks(*await self._ask("read", session=session_id, offset=offset, max_bytes=max_bytes))
+        return unpack_chunks(*await self._ask_much("read", session=session_id, offset=offset, max_bytes=max_bytes))
 
     def _read_ahead(self, session_id: str, offset: int, max_bytes: int) -> None:
         """Ask for what will be wanted next, so that the link is not idle while this is looked at."""
@@ -331,10 +338,11 @@ class StdioMachine:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def read_nowait(self, session_id: str, offset: int, max_bytes: int) -> list[Chunk]:
-        return unpack_chunks(*await self._ask("read_nowait", session=session_id, offset=offset, max_bytes=max_bytes))
+        answer = await self._ask_much("read_nowait", session=session_id, offset=offset, max_bytes=max_bytes)
+        return unpack_chunks(*answer)
 
     async def tail(self, session_id: str, max_bytes: int) -> Tail:
-        answer, body = await self._ask("tail", session=session_id, max_bytes=max_bytes)
+        answer, body = await self._ask_much("tail", session=session_id, max_bytes=max_bytes)
         return Tail(unpack_chunks(answer, body), answer["before"], Status.from_answer(answer["status"]))
 
     async def write(self, session_id: str, writer: str, offset: int, data: bytes, *, eof: bool = False) -> int:

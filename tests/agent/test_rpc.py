@@ -72,16 +72,18 @@ def in_a_row(pieces: list[tuple[str, int, int, bytes]], offset: int) -> list[Chu
     return chunks
 
 
-def over_the_wire(header: dict[str, Any], body: list[bytes]) -> tuple[dict[str, Any], bytes]:
+def over_the_wire(header: dict[str, Any], body: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
     ((there, data),) = FrameDecoder().feed(encode(header, b"".join(body)))
-    return there, data
+    return there, [data]
 
 
-@given(pieces=CHUNKS, offset=st.integers(0, 2**60))
-def test_chunks_come_out_as_they_went_in(pieces, offset):
+@given(pieces=CHUNKS, offset=st.integers(0, 2**60), size=st.integers(1, 9))
+def test_chunks_come_out_as_they_went_in_however_their_bytes_are_cut(pieces, offset, size):
     chunks = in_a_row(pieces, offset)
 
-    assert unpack_chunks(*over_the_wire(*pack_chunks(chunks))) == chunks
+    header, (data,) = over_the_wire(*pack_chunks(chunks))
+
+    assert unpack_chunks(header, [data[at : at + size] for at in range(0, len(data), size)]) == chunks
 
 
 def test_one_answer_describes_so_many_chunks_and_no_more():
@@ -109,7 +111,7 @@ def test_one_answer_describes_so_many_chunks_and_no_more():
 )
 def test_chunks_that_make_no_sense_are_refused(header, body):
     with pytest.raises(FrameError):
-        unpack_chunks(header, body)
+        unpack_chunks(header, [body])
 
 
 # -- what goes first
@@ -502,7 +504,8 @@ async def test_many_calls_under_way_are_each_answered(client, start):
         await client.ask("write", b"\n", session=session.id, writer="w", offset=0)
 
     for number, which in reads.items():
-        chunks = unpack_chunks(*await client.answer(number))
+        header, body = await client.answer(number)
+        chunks = unpack_chunks(header, [body])
         assert b"".join(chunk.data for chunk in chunks) == f"{which} went\n".encode()
     for number, seq in zip(changes, seen, strict=True):
         assert (await client.answer(number))[0]["seq"] != seq
@@ -518,7 +521,8 @@ async def test_what_is_cancelled_is_not_answered_and_all_else_goes_on(client, st
     client.server.feed(encode({"op": "cancel", "number": 4711}))  # it was answered meanwhile
     await client.ask("write", b"\n", session=session.id, writer="w", offset=0)
 
-    assert b"".join(chunk.data for chunk in unpack_chunks(*await client.answer(kept))) == b"went\n"
+    header, body = await client.answer(kept)
+    assert b"".join(chunk.data for chunk in unpack_chunks(header, [body])) == b"went\n"
     await client.ask("ping")
     assert dropped not in client.answered
 
@@ -650,7 +654,7 @@ async def test_of_a_tail_with_very_many_chunks_the_newest_come_and_the_newlines_
 
     header, body = await client.ask("tail", session="s", max_bytes=1_000_000)
 
-    chunks = unpack_chunks(header, body)
+    chunks = unpack_chunks(header, [body])
     assert chunks == Chatty.chunks[-MOST_CHUNKS:]
     assert header["before"] == 77 + len(Chatty.chunks) - MOST_CHUNKS
 
@@ -659,9 +663,8 @@ async def test_a_log_with_very_many_chunks_is_read_in_several_answers(store):
     client = Client(Chatty(store))
     found: list[Chunk] = []
     while len(found) < len(Chatty.chunks):
-        found += unpack_chunks(
-            *await client.ask("read", session="s", offset=found[-1].end if found else 0, max_bytes=9)
-        )
+        header, body = await client.ask("read", session="s", offset=found[-1].end if found else 0, max_bytes=9)
+        found += unpack_chunks(header, [body])
 
     assert found == Chatty.chunks
 
