@@ -1,6 +1,7 @@
 """Run long commands from notebooks and scripts: output that stays live, is never lost, and can be waited for.
 
-In a notebook: `%load_ext cmdop_jupyter`, then `%%cmdop?`. In a script: `AsyncCMDOPClient.local()`.
+In a notebook: `%load_ext cmdop_jupyter`, then `%%cmdop?`. In a script: `AsyncCMDOPClient()`, or `CMDOPClient()`
+which blocks.
 """
 
 from __future__ import annotations
@@ -11,9 +12,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .blocking import CMDOPClient as CMDOPClient
     from .client import AsyncCMDOPClient as AsyncCMDOPClient
+    from .directory import MachineInfo as MachineInfo
+    from .execution import Completed as Completed
+    from .handlers import BufferedHandler as BufferedHandler
+    from .handlers import Collector as Collector
+    from .handlers import FlowControlledHandler as FlowControlledHandler
+    from .handlers import LogProcessor as LogProcessor
+    from .handlers import Rule as Rule
     from .machines.base import Exit as Exit
     from .machines.base import StopReport as StopReport
+    from .sessions import Session as Session
+    from .sinks import Sink as Sink
+    from .sinks import to_database as to_database
+    from .sinks import to_file as to_file
+    from .sinks import to_websocket as to_websocket
     from .stream import Stream as Stream
     from .stream import TerminalStream as TerminalStream
     from .wait import Match as Match
@@ -21,17 +35,31 @@ if TYPE_CHECKING:
     from .wait import wait_for as wait_for
 
 _ERRORS = """
-    CmdopError CommandFailed ConfigError ConnectFailed Detached FailPatternSeen HostKeyChanged InputTooLong
-    InvalidRequest LinkLost LogDropped NameInUse NotSupported PatternError PatternTooSlow PortClosed SessionEnded
-    SessionNotFound SessionOver StartFailed StillRunning StoreRefused TooMuch UnknownMachine WaitTimeout
+    CmdopError CommandFailed CommandTimeout ConfigError ConnectFailed Detached FailPatternSeen HostKeyChanged
+    InputTooLong InvalidRequest LinkLost LogDropped NameInUse NotSupported ObserverOnly PatternError PatternTooSlow
+    PortClosed SessionEnded SessionNotFound SessionOver StartFailed StillRunning StoreRefused TooMuch UnknownMachine
+    WaitTimeout
 """
 _HOMES = {
     "AsyncCMDOPClient": "client",
+    "BufferedHandler": "handlers",
+    "CMDOPClient": "blocking",
+    "Collector": "handlers",
+    "Completed": "execution",
     "Exit": "machines.base",
+    "FlowControlledHandler": "handlers",
+    "LogProcessor": "handlers",
+    "MachineInfo": "directory",
     "Match": "wait",
+    "Rule": "handlers",
+    "Session": "sessions",
+    "Sink": "sinks",
     "StopReport": "machines.base",
     "Stream": "stream",
     "TerminalStream": "stream",
+    "to_database": "sinks",
+    "to_file": "sinks",
+    "to_websocket": "sinks",
     "wait_all": "wait",
     "wait_for": "wait",
     **dict.fromkeys(_ERRORS.split(), "errors"),

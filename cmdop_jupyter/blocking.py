@@ -63,6 +63,11 @@ class BlockingStream(_Twin[Stream]):
     Handlers run on workers, each on one of its own, since nobody's loop is free for them.
     """
 
+    @property
+    def stream(self) -> Stream:
+        """The same session for code with a loop, and for what takes a `Stream`."""
+        return self._awaited
+
     # -- life
 
     def attach(self, session_id: str, start: Start = "now") -> BlockingStream:

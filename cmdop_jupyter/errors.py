@@ -112,6 +112,8 @@ class UnknownMachine(CmdopError, LookupError):
         hint = f"; did you mean {' or '.join(self.nearest)}?" if self.nearest else "."
         if self.wanted.startswith("@"):
             return f"no group or tag is called {self.wanted!r}{hint} They are what cmdop.toml says they are"
+        if " " in self.wanted.strip():
+            return f"no machine is called {self.wanted!r}; is it a command? `create(command=…)` runs one here"
         return (
             f"no machine is called {self.wanted!r}{hint} Names come from cmdop.toml and from the Host lines of "
             f"~/.ssh/config, or say how to get there: user@host, ssh://host:port, docker://container, "

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -129,6 +129,12 @@ class Pending(Coroutine[Any, Any, T], Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._wait().__await__()
+
+    if not TYPE_CHECKING:  # which knows better
+
+        def __getattr__(self, name: str) -> NoReturn:
+            what = self.__dict__.get("_what", "it")
+            raise AttributeError(f"this is {what}, under way: `await` it, or take its `result()`, which has {name!r}")
 
     def __repr__(self) -> str:
         if not runtime().here():

@@ -41,7 +41,21 @@ ROOMS["reading"] = ROOMS["writing"] = {*ROOMS["waiting"], "runtime", "waiting"}
 ROOMS["events"] = {*ROOMS["reading"], "pieces", "reading", "subscription"}
 ROOMS["stream"] = {*ROOMS["events"], "events", "steady", "streams", "writing"}
 ROOMS["wait"] = ROOMS["handlers"] = ROOMS["sinks"] = {*ROOMS["stream"], "stream"}
-ROOMS["client"] = {*ROOMS["wait"], "config", "directory", "wait", "handlers", "sinks"}
+ROOMS["sessions"] = {"agent", "errors", "words", "machines"}
+ROOMS["finding"] = {*ROOMS["directory"], "directory", "sessions", "shared", "steady"}
+ROOMS["execution"] = {*ROOMS["reading"], "reading", "shared", "steady"}
+ROOMS["client"] = {
+    *ROOMS["wait"],
+    "config",
+    "directory",
+    "wait",
+    "handlers",
+    "sinks",
+    "sessions",
+    "finding",
+    "execution",
+}
+ROOMS["blocking"] = {*ROOMS["client"], "client"}
 ROOMS["notebook"] = {*ROOMS["client"], "client"}
 ROOMS["__init__"] = {*ROOMS["notebook"], "notebook"}
 
@@ -58,6 +72,7 @@ PURE = (
     "needles",
     "patterns",
     "pieces",
+    "sinks.rows",
     "words",
 )
 TOUCHES_THE_WORLD = {

@@ -29,7 +29,14 @@ from cmdop_jupyter.notebook.views.question import ANSWER_SECONDS
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def python_in(page: Path) -> list[str]:
+    """The Python examples of a page."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+PYTHON = python_in(ROOT / "README.md")
 CODE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE))
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-[a-z](?![\w-]))")
 SCRIPT, SETTINGS = "asyncio.run(", "c.Cmdop"
@@ -78,6 +85,14 @@ def test_the_script_of_the_readme_runs(tmp_path: Path) -> None:
 
     assert re.fullmatch(r"it listens on \d+\nstopped by \w+ in .*\n", said.stdout), said.stdout
     assert said.stderr == ""
+
+
+def test_the_examples_of_the_page_of_the_client_run_one_after_the_other(kernel: Kernel, tmp_path: Path) -> None:
+    for block in python_in(ROOT / "docs" / "client.md"):
+        if SCRIPT in block:
+            subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True, timeout=60)
+        else:
+            assert kernel.run(block).error is None, block
 
 
 def test_the_settings_of_the_readme_hold_for_a_new_kernel(tmp_path: Path) -> None:

@@ -405,3 +405,11 @@ def test_there_is_one_io_thread():
     assert runtime() is runtime()
     assert sum(thread.name == "cmdop-io" for thread in threading.enumerate()) == 1
     assert os.getpid() == Pending(answer(os.getpid()), "it").result()
+
+
+def test_what_is_asked_of_a_result_that_is_not_there_yet_says_to_await_it():
+    pending = Pending(asyncio.sleep(0), "create api")
+
+    with pytest.raises(AttributeError, match=r"create api, under way: `await` it.*'on_output'"):
+        pending.on_output(print)
+    pending.result()

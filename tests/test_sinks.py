@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import GO, Create, creating, go, numbered
 
+from cmdop_jupyter import CMDOPClient, to_file
 from cmdop_jupyter.agent.log import Chunk
 from cmdop_jupyter.errors import CmdopError, Detached, InvalidRequest, LinkLost, LogDropped
 from cmdop_jupyter.machines.local import LocalMachine
@@ -476,3 +477,17 @@ def test_a_failure_that_nobody_awaits_is_printed(create, capfd):
 def test_options_that_cannot_be_are_told_at_the_call(create, options, text):
     with pytest.raises(InvalidRequest, match=text):
         sink_to(Shelf(), create("true"), **options)
+
+
+def test_a_stream_of_a_client_that_blocks_will_do(state_dir, tmp_path):
+    with CMDOPClient.local() as client:
+        stream = client.terminal.create(command="echo hello", tty="none")
+
+        to_file(stream, tmp_path / "out.log").result(30)
+
+    assert (tmp_path / "out.log").read_bytes() == b"hello\n"
+
+
+def test_what_is_no_stream_is_refused(tmp_path):
+    with pytest.raises(InvalidRequest, match="await"):
+        to_file("api", tmp_path / "out.log")

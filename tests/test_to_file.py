@@ -733,4 +733,4 @@ def test_its_repr_says_the_file_and_how_far_it_is(create, path):
     assert isinstance(sink, Sink)
     sink.result()
 
-    assert repr(sink) == "<file out.log of api: ended, 3 bytes of the log, 0 errors>"
+    assert repr(sink) == "<to_file out.log of api: ended, 3 bytes of the log, 0 errors>"

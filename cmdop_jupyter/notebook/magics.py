@@ -74,7 +74,8 @@ class CmdopMagics(Magics):
         self._shell = shell
         self._owner = uuid.uuid4().hex
         self._views: Views = make_views(shell)
-        self._verbs = Verbs(self._show, self._bind, self._views.keep, self._views.settle, self._views.say)
+        views = self._views
+        self._verbs = Verbs(self._show, self._bind, views.keep, views.settle, views.finish, views.say)
         self._given: dict[str, object] = {}
         self._uninstall: Callable[[], None] = lambda: None
 

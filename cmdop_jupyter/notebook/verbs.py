@@ -60,6 +60,7 @@ class Verbs:
         bind: Puts a stream into the notebook's namespace under its name, if it may.
         keep: The text of a stream's output, as it is frozen.
         settle: Brings what is shown of a stream up to date.
+        finish: Brings what is shown of a session to its end, before it is removed; by its id.
         say: Tells one line in the current cell.
     """
 
@@ -69,9 +70,11 @@ class Verbs:
         bind: Callable[[Stream], None],
         keep: Callable[[Stream], dict[str, str]],
         settle: Callable[[Stream], None],
+        finish: Callable[[str], None],
         say: Callable[[str], None],
     ) -> None:
-        self._show, self._bind, self._keep, self._settle, self._say = show, bind, keep, settle, say
+        self._show, self._bind, self._keep, self._say = show, bind, keep, say
+        self._settle, self._finish = settle, finish
 
     @classmethod
     def names(cls) -> list[str]:
@@ -184,6 +187,7 @@ class Verbs:
         else:
             found = [where_is(name) for name in asked.names]
         for where, facts in found:
+            self._finish(facts.id)
             runtime().wait(Steady(where).remove(facts.id))
             streams.forget(facts.id)
         return Note(

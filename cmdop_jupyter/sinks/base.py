@@ -29,6 +29,21 @@ class Left(Exception):
     """The other side has gone for good, which is no failure: the sink is closed."""
 
 
+class HasStream(Protocol):
+    """A stream in another shape: that of a client that blocks."""
+
+    @property
+    def stream(self) -> Stream: ...
+
+
+def stream_of(given: Stream | HasStream) -> Stream:
+    """The stream itself. Raises InvalidRequest where there is none."""
+    stream = given if isinstance(given, Stream) else getattr(given, "stream", None)
+    if not isinstance(stream, Stream):
+        raise InvalidRequest(f"a sink takes a stream, not {given!r}; did you forget an `await`?")
+    return stream
+
+
 class Taker(Protocol):
     """The other side of a sink. Everything here runs on the I/O thread, and must not block it."""
 

@@ -10,7 +10,7 @@ from ..errors import InvalidRequest, NotSupported
 from ..reading import Start
 from ..runtime import Worker
 from ..stream import Stream
-from .base import Sink
+from .base import HasStream, Sink, stream_of
 from .rows import ChunkRows, LineRows, Position, Row, Rows
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ COLUMNS = {"chunk": "data", "line": "line"}  # what each unit is kept in
 
 
 def to_database(
-    stream: Stream,
+    stream: Stream | HasStream,
     database: str | URL | Engine,
     *,
     table: str = "cmdop_output",
@@ -63,10 +63,11 @@ def to_database(
         raise InvalidRequest(f"a unit is chunk or line, not {unit!r}")
     if not isinstance(batch_rows, int) or batch_rows < 1:
         raise InvalidRequest(f"a batch has 1 row or more, got {batch_rows!r}")
+    stream = stream_of(stream)
     tables = _tables(database, table, COLUMNS[unit])
     taker = DatabaseTaker(stream.session_id, tables, unit, channel or "all", batch_rows)
     taker.look()
-    return Sink(f"to_database {tables.place}", stream, taker, start=start, channel=channel, pause=flush_interval)
+    return Sink(f"to_database {table}", stream, taker, start=start, channel=channel, pause=flush_interval)
 
 
 def _tables(database: object, table: str, column: str) -> Tables:

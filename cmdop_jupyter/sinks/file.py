@@ -26,7 +26,7 @@ from ..errors import CmdopError, InvalidRequest
 from ..reading import Start
 from ..runtime import Worker, runtime
 from ..stream import Stream
-from .base import Sink, TryAgain
+from .base import HasStream, Sink, TryAgain, stream_of
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ _sinks: weakref.WeakValueDictionary[str, Sink] = weakref.WeakValueDictionary()  
 
 
 def to_file(
-    stream: Stream,
+    stream: Stream | HasStream,
     path: str | os.PathLike[str],
     *,
     channel: str | None = None,
@@ -72,6 +72,7 @@ def to_file(
             is left as it is.
         Detached: The stream is not attached.
     """
+    stream = stream_of(stream)
     session = stream.facts
     file = LogFile(path, session.id, session.name, channel=channel, max_bytes=max_bytes, keep=keep)
     before = _sinks.get(file.path)
@@ -83,7 +84,7 @@ def to_file(
     taker = FileTaker(file)
     try:
         sink = Sink(
-            f"file {os.path.basename(file.path)}", stream, taker, start=start, channel=channel, pause=flush_interval
+            f"to_file {os.path.basename(file.path)}", stream, taker, start=start, channel=channel, pause=flush_interval
         )
     except BaseException:
         taker.release()

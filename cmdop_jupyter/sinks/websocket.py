@@ -19,7 +19,7 @@ from ..reading import Gap, Start
 from ..runtime import Pending, runtime
 from ..stream import Stream
 from ..subscription import LoopClosed, Place
-from .base import Left, Sink
+from .base import HasStream, Left, Sink, stream_of
 
 MESSAGE_SIZE = 64 * 1024  # bytes of a message at most
 AHEAD = 64 * 1024  # bytes that are taken from the page before the machine has taken those in front of them
@@ -33,7 +33,7 @@ Turn = contextlib.AbstractAsyncContextManager[Any]
 
 
 def to_websocket(
-    stream: Stream,
+    stream: Stream | HasStream,
     websocket: Any,
     *,
     channel: str | None = None,
@@ -81,9 +81,9 @@ def to_websocket(
         InvalidRequest: It cannot be used so, or there is no running loop.
         Detached: The stream is not attached to a session.
     """
-    socket = _socket(websocket)
+    stream, socket = stream_of(stream), _socket(websocket)
     page = _Page(stream, socket, start, input=input and stream.mode == "operator", events=events)
-    sink = Sink("websocket", stream, page, start=start, channel=channel)
+    sink = Sink("to_websocket", stream, page, start=start, channel=channel)
     page.listen(sink.close)
     return sink
 

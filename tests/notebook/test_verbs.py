@@ -172,6 +172,14 @@ def test_rm_deletes_what_has_ended_and_nothing_else(notebook):
     assert notebook.ask("('deleted' in cmdop, repr(deleted))") == (False, "<Stream deleted on this machine: removed>")
 
 
+def test_the_text_of_what_is_removed_stays_as_it_was_at_the_end(notebook):
+    cell = notebook.good("%%cmdop --name brief\nseq 3")
+    notebook.good("await streams['brief']\n%cmdop rm brief")
+
+    notebook.wait_until(lambda: "exit 0" in str(cell.outputs))
+    assert "could not be drawn" not in notebook.good("1").stderr
+
+
 def test_rm_ended_deletes_all_that_has_ended(own_notebook):
     own_notebook.load()
     own_notebook.good(f"%%cmdop --name spared\n{STAY}")

@@ -29,6 +29,10 @@ class Views(Protocol):
         """Bring what is shown of a stream up to date, at the latest when the cell is done."""
         ...
 
+    def finish(self, session_id: str) -> None:
+        """The session is about to be removed: what is shown of it stays as it is now."""
+        ...
+
     def close(self) -> None:
         """The extension is unloaded."""
         ...

@@ -209,7 +209,10 @@ class OutputView:
             if self._frozen:
                 return self._retire()
             if self._here:
-                await self._fetch()
+                try:
+                    await self._fetch()
+                except SessionNotFound:  # somebody removed it
+                    return 0, 0
             if self._final is not None:
                 return self._freeze(*self._final)
             tail, sent = self._tail, []

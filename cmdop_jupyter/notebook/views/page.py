@@ -83,6 +83,13 @@ class PageViews:
     def settle(self, stream: Stream) -> None:
         self._joined.add(stream.session_id)
 
+    def finish(self, session_id: str) -> None:
+        async def join() -> None:
+            await asyncio.gather(*(_join(one, waited_for=True) for one in self._views if one.session_id == session_id))
+
+        with contextlib.suppress(TimeoutError):
+            runtime().wait(join(), timeout=JOIN_SECONDS)
+
     def _before_cell(self, _: object) -> None:
         self._cell = object()
 

@@ -44,8 +44,11 @@ class PlainViews:
         return runtime().wait(kept(stream._machine, stream.facts))
 
     def settle(self, stream: Stream) -> None:
-        if stream.session_id in self._printers:
-            runtime().wait(self._printers[stream.session_id].rest())
+        self.finish(stream.session_id)
+
+    def finish(self, session_id: str) -> None:
+        if session_id in self._printers:
+            runtime().wait(self._printers[session_id].rest())
 
     def say(self, text: str) -> None:
         sys.stdout.write(shown(text) + "\n")
