@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 TICK = 0.1  # seconds; ipykernel's interrupt reaches an await only when its loop wakes (so we wake it)
 WORKERS = 16  # threads for what computes or blocks: searches, starts
+Lock = threading.Lock  # for those who are called from any thread; all other modules leave threads to this one
 log = logging.getLogger("cmdop_jupyter")
 
 

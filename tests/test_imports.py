@@ -40,7 +40,8 @@ ROOMS = {
 ROOMS["reading"] = ROOMS["writing"] = {*ROOMS["waiting"], "runtime", "waiting"}
 ROOMS["events"] = {*ROOMS["reading"], "pieces", "reading", "subscription"}
 ROOMS["stream"] = {*ROOMS["events"], "events", "steady", "streams", "writing"}
-ROOMS["wait"] = ROOMS["handlers"] = ROOMS["sinks"] = {*ROOMS["stream"], "stream"}
+ROOMS["wait"] = ROOMS["sinks"] = {*ROOMS["stream"], "stream"}
+ROOMS["handlers"] = {*ROOMS["stream"], "needles"}
 ROOMS["sessions"] = {"agent", "errors", "words", "machines"}
 ROOMS["finding"] = {*ROOMS["directory"], "directory", "sessions", "shared", "steady"}
 ROOMS["execution"] = {*ROOMS["reading"], "reading", "shared", "steady"}

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from cmdop_jupyter import AsyncCMDOPClient, SessionEnded, StartFailed, Stream
+from cmdop_jupyter import SessionEnded, StartFailed, Stream
+from cmdop_jupyter.client import Terminal
 from cmdop_jupyter.machines.base import Status
 from cmdop_jupyter.machines.local import LocalMachine
 from cmdop_jupyter.runtime import runtime
@@ -28,12 +29,12 @@ SIZE = 100_000_000
 async def run(state_dir: Path) -> AsyncIterator[Run]:
     """Start a command on this machine; `run(script, tty=…)` gives its stream."""
     machine = LocalMachine()
-    async with AsyncCMDOPClient(machine) as client:
+    terminal = Terminal(machine)
 
-        async def start(script: str, **options: Any) -> Stream:
-            return await client.terminal.create(command=script, **options)
+    async def start(script: str, **options: Any) -> Stream:
+        return await terminal.create(command=script, **options)
 
-        yield start
+    yield start
     runtime().wait(machine.close())
 
 
@@ -267,11 +268,10 @@ async def test_a_wait_on_a_failed_command_ends_though_its_output_is_held(run: Ru
 async def test_a_state_folder_with_a_long_path_works(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 100) / ("y" * 100)
     monkeypatch.setenv("CMDOP_STATE_DIR", str(folder))
-    async with AsyncCMDOPClient(LocalMachine()) as client:
-        stream = await client.terminal.create(command="read x; echo got $x")
-        await stream.send_input("it\n")
+    stream = await Terminal(LocalMachine()).create(command="read x; echo got $x")
+    await stream.send_input("it\n")
 
-        assert (await stream.wait_for("got (.*)", timeout=30))[1] == "it"
+    assert (await stream.wait_for("got (.*)", timeout=30))[1] == "it"
 
 
 @pytest.fixture
@@ -291,14 +291,13 @@ async def test_a_full_disk_holds_the_command_and_loses_nothing(
     monkeypatch.setenv("CMDOP_STATE_DIR", str(small_disk / "state"))
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(4_000_000))
-    async with AsyncCMDOPClient(LocalMachine()) as client:
-        stream = await client.terminal.create(command="seq 1 800000", tty="none")
-        status = stream.status
-        while status.state != "held":
-            status = await changed(stream, status)
-        assert "No space left on device" in status.held
-        ballast.unlink()
-        assert str(await stream) == "exit 0"
-        await ended(stream)
+    stream = await Terminal(LocalMachine()).create(command="seq 1 800000", tty="none")
+    status = stream.status
+    while status.state != "held":
+        status = await changed(stream, status)
+    assert "No space left on device" in status.held
+    ballast.unlink()
+    assert str(await stream) == "exit 0"
+    await ended(stream)
 
-        assert stream.read() == b"".join(b"%d\n" % number for number in range(1, 800_001))
+    assert stream.read() == b"".join(b"%d\n" % number for number in range(1, 800_001))

@@ -38,7 +38,7 @@ class FrameDecoder:
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray(4 * ROOM)  # so that an unfinished frame is seldom moved to the front
+        self._buffer = bytearray()
         self._begin = self._end = 0  # what of it is not decoded yet
 
     def room(self, size: int = ROOM) -> memoryview:
@@ -46,7 +46,7 @@ class FrameDecoder:
         if len(self._buffer) - self._end < size:
             rest = self._buffer[self._begin : self._end]
             if len(rest) + size > len(self._buffer):
-                self._buffer = bytearray(len(rest) + size)
+                self._buffer = bytearray(2 * len(rest) + 4 * size)  # so that what is unfinished is seldom moved
             self._buffer[: len(rest)] = rest
             self._begin, self._end = 0, len(rest)
         return memoryview(self._buffer)[self._end :]
