@@ -281,9 +281,9 @@ async def test_an_await_that_is_cancelled_lets_the_sink_go_on(create):
 
 def test_a_flood_is_not_held_up_by_the_pause_between_batches(create):
     stream = create("head -c 30000000 /dev/zero", tty="none")
+    stream.wait_exit().result()
 
     with sink_to(Shelf(), stream, pause=1000) as sink:
-        stream.wait_exit().result()
         sink.reached(29_000_000).result()
 
 

@@ -146,14 +146,14 @@ def test_several_sessions_share_a_table(create, url):
 
 
 def test_lines_written_alternately_are_exact_on_each_channel(create, url):
-    stream = create(ALTERNATELY.format(100_000), tty="none")
+    stream = create(ALTERNATELY.format(20_000), tty="none")
 
     to_database(stream, url, unit="line").result()
 
     rows = lines_in(url)
     for channel in ("stdout", "stderr"):
         said = "".join(f"{line}\n" for _, name, line in rows if name == channel)
-        assert said.encode() == numbered(1, 100_000)
+        assert said.encode() == numbered(1, 20_000)
 
 
 def test_random_bytes_come_out_as_they_were(create, url, tmp_path):
