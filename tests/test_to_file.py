@@ -216,9 +216,10 @@ def client(stream: Stream, path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def offset_in_sidecar(path: Path) -> int:
     try:
-        return json.loads(Path(f"{path}.cmdop").read_bytes())["offset"] or 0
+        said = Path(f"{path}.cmdop").read_bytes()
     except FileNotFoundError:
         return 0
+    return (json.loads(said)["offset"] or 0) if said else 0  # it is empty until the first record is written
 
 
 def test_a_client_that_is_killed_again_and_again_leaves_every_byte_once(create, path):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 from .light import signal
 
+EXEC_LOOKS = 3  # at a process without an environment
+KERNEL = 2  # the parent of its threads, which have none
 MARK = "CMDOP_SESSION"  # every process of a session has it in its environment, unless it cleaned it
 
 
@@ -63,12 +66,18 @@ def _ask_ps() -> dict[int, Process]:
     return found
 
 
-def _is_marked(pid: int, session_id: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{MARK}={session_id}".encode() in file.read().split(b"\0")
-    except OSError:  # gone, or not ours
-        return False
+def _is_marked(process: Process, session_id: str) -> bool:
+    mark = f"{MARK}={session_id}".encode()
+    for _ in range(EXEC_LOOKS):
+        try:
+            with open(f"/proc/{process.pid}/environ", "rb") as file:
+                variables = file.read()
+        except OSError:  # gone, or not ours
+            return False
+        if variables or process.state in "ZX" or KERNEL in (process.pid, process.parent):
+            return mark in variables.split(b"\0")
+        time.sleep(0.001)  # it has none, or just becomes another program and has none yet
+    return False
 
 
 def members(session_id: str, leader: int = 0, spare: int = 0) -> dict[int, Process]:
@@ -84,7 +93,7 @@ def members(session_id: str, leader: int = 0, spare: int = 0) -> dict[int, Proce
     for process in everyone.values():
         children.setdefault(process.parent, []).append(process.pid)
     found = {pid for pid, process in everyone.items() if leader and process.session == leader}
-    found |= {pid for pid in everyone if _is_marked(pid, session_id)}
+    found |= {pid for pid, process in everyone.items() if _is_marked(process, session_id)}
     heap = [*found, leader] if leader else [*found]
     while heap:
         for child in children.get(heap.pop(), ()):
