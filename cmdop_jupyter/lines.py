@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import regex
 
-from .agent.log import Chunk
+from .agent.log import CHANNELS, Chunk
+from .errors import InvalidRequest
 
 LONGEST_LINE = 64 * 1024  # bytes of a line, before it is decoded; then it is cut. Bounds memory
 LONGEST_STRING = 4096  # characters of an OSC or the like; xterm and VTE keep about as much
@@ -58,6 +59,12 @@ class Line:
     wall_ns: int
     cut: bool
     whole: bool
+
+
+def check_channel(channel: str | None) -> None:
+    """Raise InvalidRequest unless it is a channel, or None for all of them."""
+    if channel not in (None, *CHANNELS):
+        raise InvalidRequest(f"a channel is {', '.join(CHANNELS)}, not {channel!r}")
 
 
 class LineAssembler:

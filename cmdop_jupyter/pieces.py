@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 
-from .agent.log import CHANNELS, Chunk
+from .agent.log import Chunk
 from .errors import InvalidRequest
-from .lines import LineAssembler
+from .lines import LineAssembler, check_channel
 
 UNITS = ("chunk", "text", "line")
 
@@ -29,8 +29,7 @@ class Pieces:
     def __init__(self, unit: str = "chunk", channel: str | None = None) -> None:
         if unit not in UNITS:
             raise InvalidRequest(f"a unit is {', '.join(UNITS)}, not {unit!r}")
-        if channel not in (None, *CHANNELS):
-            raise InvalidRequest(f"a channel is {', '.join(CHANNELS)}, not {channel!r}")
+        check_channel(channel)
         self._unit, self._only = unit, channel
         self._lines = LineAssembler(channel)
         self._decoders: dict[str, codecs.IncrementalDecoder] = {}

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .agent.log import CHANNELS, Chunk
+from .agent.log import Chunk
 from .errors import InvalidRequest, LogDropped, NotSupported
-from .lines import Line, LineAssembler
+from .lines import Line, LineAssembler, check_channel
 from .machines.base import Machine
 from .patterns import Grep
 from .runtime import Pending, runtime
@@ -53,8 +53,7 @@ class Lines:
     def __init__(self, stream: Stream, start: Start, channel: str | None, pattern: Pattern | None) -> None:
         self._stream, self._start, self._channel, self._pattern = stream, start, channel, pattern
         offset_of(start, 0)
-        if channel not in (None, *CHANNELS):
-            raise InvalidRequest(f"a channel is {', '.join(CHANNELS)}, not {channel!r}")
+        check_channel(channel)
         self._sieve()  # a pattern that does not compile is told now
 
     def __iter__(self) -> Iterator[Line]:

@@ -9,8 +9,9 @@ import random
 from collections.abc import Generator
 from typing import Any, Protocol
 
-from ..agent.log import CHANNELS, Chunk
+from ..agent.log import Chunk
 from ..errors import CmdopError, InvalidRequest, LogDropped
+from ..lines import check_channel
 from ..machines.stdio import pause_before
 from ..reading import Gap, Start, batches, known, offset_of
 from ..runtime import Pending, runtime
@@ -101,8 +102,7 @@ class Sink:
             pause: Seconds between two takes of little, so that a trickle comes in batches.
         """
         offset_of("begin" if start is None else start, 0)  # one that makes no sense is told now
-        if channel not in (None, *CHANNELS):
-            raise InvalidRequest(f"a channel is {', '.join(CHANNELS)}, not {channel!r}")
+        check_channel(channel)
         if not 0 <= pause < math.inf:
             raise InvalidRequest(f"the seconds between two batches must not be negative, got {pause:g}")
         self.name, self.errors, self.pieces, self.problem = name, 0, 0, ""
