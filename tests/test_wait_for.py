@@ -201,7 +201,7 @@ def test_fail_matches_and_handlers_move_nothing(create):
 
 
 def test_waits_at_once_are_independent(create):
-    stream = create(f"echo a; {GO}; echo b; echo c", tty="none")
+    stream = create(f"{GO}; echo a; echo b; echo c", tty="none")
     waits = [stream.wait_for(pattern) for pattern in ("c", "a", "b", "a|b")]
 
     go(stream)
