@@ -6,7 +6,7 @@ BIN := .venv/bin
 NOTEBOOK ?= notebooks/01_quickstart.ipynb
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help demo lab test chaos bench lint format clean
+.PHONY: help demo lab test js chaos bench lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,9 @@ lab: .venv/installed-lab  ## open the quickstart notebook in JupyterLab
 test: .venv/installed-test  ## all tests, the notebooks among them; ARGS='-k name' picks some
 	@sh tools/system-packages
 	@$(BIN)/python -m pytest --nbval -n 2 --dist loadfile $(ARGS)
+
+js:  ## build the terminal's program anew from js/; needs Node
+	@python3 tools/build-js
 
 chaos: .venv/installed-test  ## cut links a hundred times under 500 MB; takes minutes
 	@CHAOS=1 $(BIN)/python -m pytest tests/test_breaking_links.py

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .client import AsyncCMDOPClient as AsyncCMDOPClient
     from .directory import MachineInfo as MachineInfo
     from .execution import Completed as Completed
+    from .fleet import Fleet as Fleet
+    from .fleet import run_fleet as run_fleet
     from .handlers import BufferedHandler as BufferedHandler
     from .handlers import Collector as Collector
     from .handlers import FlowControlledHandler as FlowControlledHandler
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from .handlers import Rule as Rule
     from .machines.base import Exit as Exit
     from .machines.base import StopReport as StopReport
+    from .notify import set_notifier as set_notifier
+    from .prompts import Prompt as Prompt
     from .sessions import Session as Session
     from .sinks import Sink as Sink
     from .sinks import to_database as to_database
@@ -37,8 +41,8 @@ if TYPE_CHECKING:
 _ERRORS = """
     CmdopError CommandFailed CommandTimeout ConfigError ConnectFailed Detached FailPatternSeen HostKeyChanged
     InputTooLong InvalidRequest LinkLost LogDropped NameInUse NotSupported ObserverOnly PatternError PatternTooSlow
-    PortClosed SessionEnded SessionNotFound SessionOver StartFailed StillRunning StoreRefused TooMuch UnknownMachine
-    WaitTimeout
+    PortClosed PromptCameBack SessionEnded SessionNotFound SessionOver StartFailed StillRunning StoreRefused TooMuch
+    UnknownMachine UnknownMachines WaitTimeout
 """
 _HOMES = {
     "AsyncCMDOPClient": "client",
@@ -47,16 +51,20 @@ _HOMES = {
     "Collector": "handlers",
     "Completed": "execution",
     "Exit": "machines.base",
+    "Fleet": "fleet",
     "FlowControlledHandler": "handlers",
     "LogProcessor": "handlers",
     "MachineInfo": "directory",
     "Match": "wait",
+    "Prompt": "prompts",
     "Rule": "handlers",
     "Session": "sessions",
     "Sink": "sinks",
     "StopReport": "machines.base",
     "Stream": "stream",
     "TerminalStream": "stream",
+    "run_fleet": "fleet",
+    "set_notifier": "notify",
     "to_database": "sinks",
     "to_file": "sinks",
     "to_websocket": "sinks",

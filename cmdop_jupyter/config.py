@@ -16,7 +16,7 @@ tags = ["web"]
 confirm = true
 
 [groups]
-all = ["@web", "db1", "docker://cache"]  # @ is a group, or all machines with that tag
+all = ["@web", "db[1-3]", "docker://cache"]  # @ is a group, or all machines with that tag
 
 [defaults]                               # below each machine but `local`, also those that no file mentions
 detach = "systemd"
@@ -27,11 +27,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, InvalidRequest, UnknownMachine
+from .errors import CmdopError, ConfigError, InvalidRequest, UnknownMachine, UnknownMachines
+from .fleet_names import expand
 from .machines.presets import Place, explicit, ssh_command
 from .machines.settings import WAYS, ConfigFile, did_you_mean, nearest, parse_file
 from .machines.ssh_hosts import SshHosts, read_ssh_hosts
@@ -121,6 +122,34 @@ class Config:
             raise UnknownMachine(wanted, nearest(wanted, [name for name in self.names() if name.startswith("@")]))
         return list(members)
 
+    def several(self, words: Iterable[str]) -> list[Place]:
+        """The machines that words stand for, each once: names, `@group`, `@tag`, `web[01-20]`.
+
+        Raises:
+            UnknownMachine: There is none of that one name.
+            UnknownMachines: Of one or more of several; says of all which.
+            InvalidRequest, ConfigError: As `resolve`.
+        """
+        places: dict[str, Place] = {}
+        errors: dict[str, CmdopError] = {}
+        for word in words:
+            try:
+                names = expand(word)
+            except InvalidRequest as error:
+                errors.setdefault(word, error)
+                continue
+            for name in names:
+                try:
+                    for member in self.group(name) if name.startswith("@") else [name]:
+                        places.setdefault(member, self.resolve(member))
+                except CmdopError as error:
+                    errors.setdefault(name, error)
+        if errors and len(places) + len(errors) > 1:
+            raise UnknownMachines(tuple(errors.values()))
+        for only in errors.values():
+            raise only
+        return list(places.values())
+
     def _from_file(self, name: str, file: ConfigFile, settings: Mapping[str, Any]) -> Place:
         fields = {key: value for key, value in self._settings(name).items() if key not in WAYS}
         if name == "local":
@@ -156,10 +185,11 @@ class Config:
         for member in written:
             if not member.startswith("@"):
                 try:
-                    self.resolve(member)
+                    for name in expand(member):
+                        self.resolve(name)
+                        members[name] = None
                 except (InvalidRequest, UnknownMachine) as error:
                     raise ConfigError(file.path, f"groups.{group}", str(error)) from None
-                members[member] = None
             elif member[1:] not in seen:
                 self._collect(member[1:], members, seen)
 

@@ -96,6 +96,19 @@ def machine(name: str = "local") -> Machine:
             raise
         log.warning("%s", error)  # what is wrong with other machines must not stop this one
         place = Place("local", "local")
+    return _at(place)
+
+
+def several(words: Iterable[str]) -> list[tuple[Place, Machine]]:
+    """The machines that words stand for, each once, and how each is reached: names, `@group`, `web[01-20]`.
+
+    Raises:
+        UnknownMachine, InvalidRequest, ConfigError: As `machine`; UnknownMachines tells of all that are wrong.
+    """
+    return [(place, _at(place)) for place in Config.load().several(words)]
+
+
+def _at(place: Place) -> Machine:
     known = _machines.get(place.name)
     if known is None or (_places[place.name] != place and known.link.state == "down"):
         _places[place.name] = place

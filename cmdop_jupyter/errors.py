@@ -5,6 +5,7 @@ CmdopError
 ├── ConfigError                                                                 a file says something that cannot be
 ├── StartFailed, StoreRefused, NotSupported, ConnectFailed (HostKeyChanged)     could not be started
 ├── SessionOver, InputTooLong, Detached, LogDropped, TooMuch, LinkLost, PortClosed    a stream cannot do that now
+├── PromptCameBack                                                              a prompt was answered in vain
 ├── ObserverOnly                                                                this stream never can
 ├── WaitTimeout, SessionEnded, FailPatternSeen, PatternTooSlow                  how a wait may end
 └── StillRunning, CommandFailed, CommandTimeout                                 how waiting for an exit may end
@@ -45,6 +46,7 @@ __all__ = [
     "PatternError",
     "PatternTooSlow",
     "PortClosed",
+    "PromptCameBack",
     "SessionEnded",
     "SessionNotFound",
     "SessionOver",
@@ -118,6 +120,34 @@ class UnknownMachine(CmdopError, LookupError):
             f"no machine is called {self.wanted!r}{hint} Names come from cmdop.toml and from the Host lines of "
             f"~/.ssh/config, or say how to get there: user@host, ssh://host:port, docker://container, "
             f"k8s://namespace/pod, sudo://user. `local`, or no name at all, is this machine"
+        )
+
+
+class UnknownMachines(UnknownMachine):
+    """Some of the names that were given are no machines; nothing was started on any.
+
+    Attributes:
+        errors: What is wrong with each, in the order of their names.
+        wanted, nearest: Of the first.
+    """
+
+    def __init__(self, errors: tuple[CmdopError, ...]) -> None:
+        first = next((error for error in errors if isinstance(error, UnknownMachine)), UnknownMachine("?"))
+        super().__init__(first.wanted, first.nearest)
+        self.args = (errors,)
+        self.errors = errors
+
+    def __str__(self) -> str:
+        unknown = [error for error in self.errors if isinstance(error, UnknownMachine)]
+        others = [str(error) for error in self.errors if not isinstance(error, UnknownMachine)]
+        told = [
+            f"{error.wanted} (did you mean {' or '.join(error.nearest)}?)" if error.nearest else error.wanted
+            for error in unknown
+        ]
+        words = ([f"no machine is called {', '.join(told)}"] if told else []) + others
+        return (
+            f"{'; '.join(words)}. Nothing was started; `%cmdop machines` lists the names there are, and in a cell the "
+            f"command goes below the first line"
         )
 
 
@@ -357,3 +387,19 @@ def _with_lines(text: str, lines: tuple[str, ...]) -> str:
 
 def _text(pattern: str | bytes) -> str:
     return pattern if isinstance(pattern, str) else repr(pattern)[2:-1]
+
+
+class PromptCameBack(CmdopError):
+    """A prompt that was answered several times and asks again: it is left to you. The session goes on.
+
+    Attributes:
+        text: What it asks.
+        times: How often it was answered.
+    """
+
+    def __init__(self, text: str, times: int) -> None:
+        super().__init__(text, times)
+        self.text, self.times = text, times
+
+    def __str__(self) -> str:
+        return f"{self.text.strip()!r} was answered {self.times} times and asks again; it is left to you (send_input)"

@@ -8,7 +8,18 @@ from typing import Any, TypeVar
 
 from .agent.log import Chunk
 from .errors import ConnectFailed, LinkLost
-from .machines.base import CLOSED, Forward, LinkState, Machine, SessionFacts, StartRequest, Status, StopReport, Tail
+from .machines.base import (
+    CLOSED,
+    Forward,
+    InputWait,
+    LinkState,
+    Machine,
+    SessionFacts,
+    StartRequest,
+    Status,
+    StopReport,
+    Tail,
+)
 from .shared import SharedReads
 
 T = TypeVar("T")
@@ -79,6 +90,9 @@ class Steady:
 
     async def write(self, session_id: str, writer: str, offset: int, data: bytes, *, eof: bool = False) -> int:
         return await _until_answered(lambda: self.bare.write(session_id, writer, offset, data, eof=eof))
+
+    async def waits_for_input(self, session_id: str) -> InputWait:
+        return await _until_answered(lambda: self.bare.waits_for_input(session_id))
 
     async def resize(self, session_id: str, cols: int, rows: int, call: str = "") -> None:
         call = call or uuid.uuid4().hex

@@ -15,7 +15,9 @@ from .errors import Detached, FailPatternSeen, InvalidRequest, ObserverOnly, Ses
 from .events import disconnects, exits, output, reconnects, statuses
 from .lines import Line, clean
 from .machines.base import Exit, Forward, Machine, SessionFacts, Status, StopReport
+from .notify import Notifier, notices, read_wanted, tell
 from .pieces import Pieces
+from .prompts import Answer, Mark, Prompt, PromptWatch, asked, from_environment, given
 from .reading import Begin, Gap, Lines, Records, Start, batches, known, offset_of, on_caller, read_chunks, tail_lines
 from .runtime import Pending, runtime
 from .steady import Steady
@@ -66,6 +68,8 @@ class Stream:
         self._known = Status("starting", -1, 0)
         self._input = Input()
         self._waits = WaitPlaces(0)
+        self._answers: list[Answer] = []
+        self._answered = Mark()
 
     # -- life
 
@@ -397,6 +401,68 @@ class Stream:
         """Call `handler(error)` when a handler raised, a sink failed or a cursor met a gap; then none is printed."""
         arity(handler, most=1)
         return self._subscriptions.on_error(handler, thread=thread)
+
+    def on_prompt(self, handler: Handler, *, thread: bool = False) -> Subscription:
+        """Call `handler(prompt)` with a `Prompt` whenever the command waits for somebody to type, once for each.
+
+        That is: no output for 0.3 s, the newest line has no end, and a process reads the session's terminal.
+        """
+        arity(handler, most=1)
+        return self._subscriptions.add(handler, lambda: asked(PromptWatch(self._machine, self.facts)), thread=thread)
+
+    def answer(
+        self,
+        pattern: Pattern,
+        *,
+        env: str | None = None,
+        value: str | Callable[[], str] | None = None,
+    ) -> Subscription:
+        """Type an answer, and Enter, at each prompt that `pattern` is found in: once a prompt, three times the same.
+
+        Args:
+            env: The environment variable here that holds the answer; looked at each time, kept nowhere.
+            value: The answer itself, or what gives it.
+
+        Raises:
+            PatternError, InvalidRequest: It cannot be done so, or there is no such variable.
+        """
+        self._operate("answer")
+        if (env is None) == (value is None):
+            raise InvalidRequest("an answer is the value of a variable (env=) or a value (value=), one of the two")
+        answer = Answer(pattern, from_environment(env) if env is not None else given(value))
+        self._answers.append(answer)
+
+        def events() -> Events:
+            machine, session = self._machine, self.facts
+
+            async def type_in(data: bytes, writer: str) -> None:
+                await machine.write(session.id, writer, 0, data)
+
+            return answer.run(PromptWatch(machine, session, self._answered), type_in, self._subscriptions.report)
+
+        return self._subscriptions.add(answer.told, events, thread=True)
+
+    def answers(self, prompt: Prompt) -> bool:
+        """Whether that prompt is answered by itself."""
+        return any(answer.takes(prompt) for answer in self._answers)
+
+    def notify(self, wanted: str, handler: Notifier | None = None, *, start: Start = None) -> Subscription:
+        """Call `handler(title, text, stream)`, on a worker, for each notice of what is `wanted`.
+
+        Args:
+            wanted: `end` (it has exited), `fail` (badly), `match=REGEX` (a line does), `silence=10m` (it says nothing
+                for so long), separated by commas. Of lines that match there is a notice a minute; it counts the rest.
+            handler: By default what `set_notifier` was given.
+            start: Where `match` begins, as of `on_output`.
+        """
+        want = read_wanted(wanted)
+        offset_of("begin" if start is None else start, 0)
+        pinned = self._start_of(start) if self._facts is not None else None
+
+        def events() -> Events:
+            return notices(self._machine, self.facts, want, pinned or self._start_of(start), self)
+
+        return self._subscriptions.add(handler or tell, events, thread=True)
 
     # -- input and control
 

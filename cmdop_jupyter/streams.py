@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import Detached, SessionNotFound
+from .errors import Detached, InvalidRequest, SessionNotFound
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -42,6 +42,7 @@ class Streams(Mapping[str, "Stream"]):
 
     def __init__(self) -> None:
         self._by_name: dict[str, Stream] = {}
+        self.fleets: dict[str, Mapping[str, Stream]] = {}  # by name; their streams are here as `machine:name`
         self.attach: Callable[[str], Stream] | None = None  # finds a session that has no stream here yet
 
     @property
@@ -77,6 +78,12 @@ class Streams(Mapping[str, "Stream"]):
         if not isinstance(wanted, str):
             return wanted
         if wanted not in self._by_name:
+            if wanted in self.fleets:
+                one = next(iter(self.fleets[wanted]), "web1")
+                raise InvalidRequest(
+                    f"{wanted} is a fleet of {len(self.fleets[wanted])} machines: `wait_all(pattern, {wanted!r})` "
+                    f"waits for all of them, `{one}:{wanted}` is one"
+                )
             if self.attach is not None:
                 return self.attach(wanted)
             raise SessionNotFound(wanted, difflib.get_close_matches(wanted, list(self), 3))

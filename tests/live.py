@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from cmdop_jupyter.client import Terminal
+from cmdop_jupyter.machines.base import Machine
 from cmdop_jupyter.machines.local import LocalMachine
 from cmdop_jupyter.runtime import runtime
 from cmdop_jupyter.stream import Stream
@@ -29,12 +30,29 @@ def live_terminal() -> Iterator[Terminal]:
 @contextlib.contextmanager
 def creating() -> Iterator[Create]:
     """A function that starts a script and gives its stream, without a loop: `create("echo hi", tty="none")`."""
-    with live_terminal() as terminal:
-
-        def create(script: str, **options: Any) -> Stream:
-            return asyncio.run(terminal.create(command=script, **options))
-
+    with creating_at(LocalMachine()) as create:
         yield create
+
+
+@contextlib.contextmanager
+def creating_at(machine: Machine) -> Iterator[Create]:
+    """As `creating`, on that machine; what runs there is stopped in the end."""
+    terminal = Terminal(machine)
+
+    def create(script: str, **options: Any) -> Stream:
+        return asyncio.run(terminal.create(command=script, **options))
+
+    try:
+        yield create
+    finally:
+        runtime().wait(_clear(machine))
+
+
+async def _clear(machine: Machine) -> None:
+    for facts, status in await machine.sessions():
+        if status.live:
+            await machine.stop(facts.id, f"clean-{facts.id}", 0.0)
+    await machine.close()
 
 
 def go(stream: Stream) -> None:

@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "cmdop_jupyter"
 ROOMS = {
     "agent": set(),
     "words": set(),
+    "fleet_names": {"agent.errors", "errors"},
     "errors": {"agent.errors", "words"},
     "dialect": {"agent.errors", "errors"},
     "lines": {"agent.errors", "agent.log", "errors"},
@@ -26,10 +27,10 @@ ROOMS = {
     "patterns": {"agent.errors", "agent.log", "errors", "lanes", "lines", "needles"},
     "pieces": {"agent.log", "errors", "lines"},
     "machines": {"agent", "errors", "words"},
-    "config": {"agent", "errors", "words", "machines"},
+    "config": {"agent", "errors", "words", "machines", "fleet_names"},
     "relay": {"agent", "errors", "words", "machines", "config"},
     "runtime": {"agent", "errors", "words", "machines"},
-    "directory": {"agent", "errors", "words", "machines", "config", "runtime"},
+    "directory": {"agent", "errors", "words", "machines", "config", "fleet_names", "runtime"},
     "shared": {"agent.log"},
     "steady": {"agent", "errors", "words", "machines", "shared"},
     "watching": set(),
@@ -38,8 +39,10 @@ ROOMS = {
     "streams": {"errors"},
 }
 ROOMS["reading"] = ROOMS["writing"] = {*ROOMS["waiting"], "runtime", "waiting"}
+ROOMS["prompts"] = {"agent", "errors", "words", "machines", "lines", "needles", "subscription"}
 ROOMS["events"] = {*ROOMS["reading"], "pieces", "reading", "subscription"}
-ROOMS["stream"] = {*ROOMS["events"], "events", "steady", "streams", "writing"}
+ROOMS["notify"] = {*ROOMS["events"], "patterns", "words"}
+ROOMS["stream"] = {*ROOMS["events"], "events", "needles", "notify", "prompts", "steady", "streams", "writing"}
 ROOMS["wait"] = ROOMS["sinks"] = {*ROOMS["stream"], "stream"}
 ROOMS["handlers"] = {*ROOMS["stream"], "needles"}
 ROOMS["sessions"] = {"agent", "errors", "words", "machines"}
@@ -57,7 +60,9 @@ ROOMS["client"] = {
     "execution",
 }
 ROOMS["blocking"] = {*ROOMS["client"], "client"}
-ROOMS["notebook"] = {*ROOMS["client"], "client"}
+ROOMS["fleet_stream"] = {*ROOMS["stream"], "stream"}
+ROOMS["fleet"] = {*ROOMS["client"], "client", "fleet_stream"}
+ROOMS["notebook"] = {*ROOMS["client"], "client", "fleet", "fleet_names", "fleet_stream"}
 ROOMS["__init__"] = {*ROOMS["notebook"], "notebook"}
 
 PURE = (
@@ -65,6 +70,7 @@ PURE = (
     "agent.keyboard",
     "agent.outbox",
     "dialect",
+    "fleet_names",
     "lanes",
     "lines",
     "machines.bootstrap",

@@ -24,7 +24,7 @@ from cmdop_jupyter.errors import (
     SessionOver,
     StartFailed,
 )
-from cmdop_jupyter.machines.base import Exit, Machine, SessionFacts, StartRequest, Status, StopReport
+from cmdop_jupyter.machines.base import Exit, InputWait, Machine, SessionFacts, StartRequest, Status, StopReport
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NUMBERS = itertools.count(1)
@@ -485,6 +485,53 @@ async def test_input_for_a_command_without_one_is_refused(machine):
 
     with pytest.raises(SessionOver, match="without input"):
         await machine.write(facts.id, "me", 0, b"hello\n")
+
+
+# -- waits_for_input
+
+
+async def input_wait(machine: Machine, session_id: str) -> InputWait:
+    """How it waits for input, once it does."""
+    while not (wait := await machine.waits_for_input(session_id)).reading:
+        assert not (await machine.status(session_id)).over
+    return wait
+
+
+async def test_who_waits_for_a_line_is_seen_and_how_far_the_log_was(machine):
+    facts = await start(machine, "read -p 'name: ' line", shell="bash")
+
+    assert await input_wait(machine, facts.id) == InputWait("read", True, True, True, end=len("name: "))
+
+
+async def test_who_waits_for_a_secret_has_switched_the_echo_off(machine):
+    facts = await start(machine, "read -s -p 'word: ' line", shell="bash")
+
+    assert not (await input_wait(machine, facts.id)).echo
+
+
+async def test_who_does_not_read_does_not_wait_for_input(machine):
+    facts = await start(machine, "printf 'name: '; sleep 1000")
+    await read_until(machine, facts.id, b"name: ")
+
+    assert {(await machine.waits_for_input(facts.id)).reading for _ in range(5)} == {""}
+
+
+async def test_asking_who_waits_for_input_changes_nothing(machine):
+    facts = await start(machine, "read -p 'name: ' line; echo got $line", shell="bash")
+    first = await input_wait(machine, facts.id)
+
+    assert await machine.waits_for_input(facts.id) == first
+    await machine.write(facts.id, "me", 0, b"ada\n")
+    assert (await read_all(machine, facts.id)).endswith(b"got ada\n")
+
+
+async def test_nobody_waits_for_input_in_a_session_that_has_ended(machine):
+    facts = await start(machine, "echo done")
+    await until(machine, facts.id, "ended")
+
+    wait = await machine.waits_for_input(facts.id)
+
+    assert (wait.reading, wait.end) == ("", len("done\n"))
 
 
 # -- resize, signal

@@ -13,7 +13,7 @@ import os
 from collections.abc import Awaitable
 from typing import Any, cast
 
-from .errors import CmdopError, LogDropped, SessionOver
+from .errors import CmdopError, InvalidRequest, LogDropped, SessionOver
 from .frames import FrameDecoder, encode
 from .log import Chunk, LogReader
 from .status import ENDED, LIVE, LOST
@@ -21,6 +21,7 @@ from .store import SessionStore, raise_answer
 
 MAX_READERS = 64  # logs that are kept open; each has up to four descriptors
 NOTHING_TO_STOP = {"took": "", "seconds": 0.0, "ended": [], "left": []}
+NOBODY_READS = {"reading": "", "echo": False, "canonical": False, "signals": False, "end": 0}
 
 Answer = dict[str, Any]
 
@@ -113,6 +114,14 @@ class Calls:
 
     async def limit(self, session_id: str, max_log: int, policy: str | None = None, call: str = "") -> None:
         await self._ask(session_id, {"op": "limit", "limit": max_log, "policy": policy, "call": call})
+
+    async def prompt(self, session_id: str) -> Answer:
+        """How somebody waits for input there: see `InputWait`."""
+        try:
+            answer = await self._ask(session_id, {"op": "prompt"})
+        except (InvalidRequest, SessionOver):  # an older supervisor, or none
+            answer = {"end": (await self.status(session_id))["end"]}
+        return {name: answer.get(name, default) for name, default in NOBODY_READS.items()}
 
     async def own(self, session_id: str, owner: str) -> None:
         self._owned[session_id] = owner

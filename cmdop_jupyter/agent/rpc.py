@@ -214,6 +214,9 @@ class Server:
         await self._calls.limit(header["session"], header["max_log"], header["policy"], header["call"])
         return {}, ()
 
+    async def _op_prompt(self, header: Header, body: bytes) -> Reply:
+        return await self._calls.prompt(header["session"]), ()
+
     async def _op_own(self, header: Header, body: bytes) -> Reply:
         await self._calls.own(header["session"], header["owner"])
         return {}, ()

@@ -10,7 +10,7 @@ import os
 import termios
 import time
 
-from . import status, terminals, tree
+from . import prompting, status, terminals, tree
 from .control import Connection, Control
 from .errors import InvalidRequest, SessionOver
 from .keyboard import Keyboard
@@ -63,6 +63,7 @@ class Supervisor:
             "stop": self._on_stop,
             "limit": self._on_limit,
             "hello": self._on_hello,
+            "prompt": self._on_prompt,
         }
         self._control = Control(self._loop, listener, handlers, self.status, self._on_gone)
         self._ends = terminals.Ends()
@@ -454,6 +455,15 @@ class Supervisor:
         if connection.owner == self.facts.get("owner"):
             self._loop.cancel("ephemeral")
         return self.status()
+
+    def _on_prompt(self, _: Connection, header: dict[str, object], body: bytes) -> object:
+        """How somebody waits for input, how the terminal takes it, and how far the log is at that moment."""
+        ends, reading = self._ends, prompting.NOBODY
+        if self._takes_input and not self._keyboard.unread and ends.control >= 0:
+            reading = prompting.reading(ends.device(), os.getpid(), ends.foreground())
+        canonical, echo, signals = ends.modes()  # last: who asks for a secret sets them just before it reads
+        modes = {"echo": echo, "canonical": canonical, "signals": signals}
+        return {"reading": reading, **modes, "end": self._log.end}
 
     def _on_gone(self, connection: Connection) -> None:
         owners = {self.facts.get("owner")}.intersection(other.owner for other in self._control.connections)

@@ -71,6 +71,10 @@ class Ends:
         except OSError:
             return 0
 
+    def device(self) -> int:
+        """The input terminal as `st_rdev` shows it; 0 without one."""
+        return os.fstat(self._kept).st_rdev if self._kept >= 0 else 0
+
     def modes(self) -> tuple[bool, bool, bool]:
         """Whether the input terminal is (canonical, echoing, turning ^C into a signal); all False without one."""
         if self.control < 0:

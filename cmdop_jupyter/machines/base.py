@@ -14,6 +14,7 @@ __all__ = [
     "Chunk",
     "Exit",
     "Forward",
+    "InputWait",
     "LinkState",
     "Machine",
     "SessionFacts",
@@ -269,6 +270,26 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True)
+class InputWait:
+    """How a session waits for input at one moment.
+
+    Attributes:
+        reading: `read`: a process sleeps until something is typed; `poll`: it waits for other things too, or for a
+            while; `hidden`: its system does not tell in what it sleeps; '': nobody waits.
+        echo: The terminal shows what is typed.
+        canonical: It hands on whole lines; else each key, and programs show what is typed by themselves, or do not.
+        signals: ^C is a signal there, and not a key as any other.
+        end: Bytes in the log at that moment.
+    """
+
+    reading: str
+    echo: bool
+    canonical: bool
+    signals: bool
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class LinkState:
     """A link at one moment.
 
@@ -374,6 +395,10 @@ class Machine(Protocol):
         The supervisor keeps what it has not seen yet, so repeating a call types nothing twice. Waits while the command
         does not read. `eof` ends the input behind it: ^D on a terminal, closed for a pipe.
         """
+        ...
+
+    async def waits_for_input(self, session_id: str) -> InputWait:
+        """How somebody waits for what is typed at its terminal now. Changes nothing, and costs that machine a look."""
         ...
 
     async def resize(self, session_id: str, cols: int, rows: int, call: str = "") -> None:

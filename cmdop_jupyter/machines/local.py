@@ -12,7 +12,7 @@ from ..agent.calls import Calls
 from ..agent.log import Chunk
 from ..agent.store import SessionStore
 from ..errors import InvalidRequest
-from .base import Forward, LinkState, SessionFacts, StartRequest, Status, StopReport, Tail, read_report
+from .base import Forward, InputWait, LinkState, SessionFacts, StartRequest, Status, StopReport, Tail, read_report
 from .presets import Place, asked_at
 
 
@@ -65,6 +65,9 @@ class LocalMachine:
 
     async def write(self, session_id: str, writer: str, offset: int, data: bytes, *, eof: bool = False) -> int:
         return await self._calls.write(session_id, writer, offset, data, eof)
+
+    async def waits_for_input(self, session_id: str) -> InputWait:
+        return InputWait(**await self._calls.prompt(session_id))
 
     async def resize(self, session_id: str, cols: int, rows: int, call: str = "") -> None:
         await self._calls.resize(session_id, cols, rows, call)

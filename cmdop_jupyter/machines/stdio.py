@@ -17,7 +17,18 @@ from ..agent.log import Chunk
 from ..agent.rpc import unpack_chunks
 from ..errors import CmdopError, ConnectFailed, InvalidRequest, StoreRefused
 from .asking import Asking, Dial
-from .base import CLOSED, Forward, LinkState, SessionFacts, StartRequest, Status, StopReport, Tail, read_report
+from .base import (
+    CLOSED,
+    Forward,
+    InputWait,
+    LinkState,
+    SessionFacts,
+    StartRequest,
+    Status,
+    StopReport,
+    Tail,
+    read_report,
+)
 from .bootstrap import Bootstrap, BootstrapError, looking_word, word_of
 from .forward import PortHere
 from .link import Link
@@ -348,6 +359,11 @@ class StdioMachine:
     async def write(self, session_id: str, writer: str, offset: int, data: bytes, *, eof: bool = False) -> int:
         answer, _ = await self._ask("write", data, session=session_id, writer=writer, offset=offset, eof=eof)
         return int(answer["accepted"])
+
+    async def waits_for_input(self, session_id: str) -> InputWait:
+        answer, _ = await self._ask("prompt", session=session_id)
+        names = ("reading", "echo", "canonical", "signals", "end")
+        return InputWait(**{name: answer[name] for name in names})
 
     async def resize(self, session_id: str, cols: int, rows: int, call: str = "") -> None:
         await self._ask("resize", session=session_id, cols=cols, rows=rows, call=call)

@@ -16,7 +16,7 @@ from .verbs import Verbs
 SECONDS = 0.5  # a key press may not wait longer for the names of sessions
 VALUES = {
     "--tty": ("split", "full", "none"),
-    "--view": ("output", "none"),
+    "--view": ("output", "terminal", "none"),
     "--if-running": ("error", "attach", "replace"),
 }
 SIGNALS = ("INT", "TERM", "HUP", "KILL", "USR1", "USR2", "STOP", "CONT")
@@ -87,13 +87,15 @@ def _for_line(before: Sequence[str], verbs: Sequence[str]) -> list[str]:
     if not before:
         return list(verbs)
     verb = before[0]
-    if before[-1] == "--machine" or (verb == "connect" and len(before) == 1):
+    if before[-1] == "--machine" or (verb in ("connect", "shell") and len(before) == 1):
         return machine_names()
+    if verb == "shell" and before[-1] == "--name":
+        return session_names()
     if verb == "forget" and len(before) == 1:
         return reached_before()
     if verb == "signal" and len(before) == 2:
         return list(SIGNALS)
-    more = {"ps": ["--machine"], "rm": ["--ended", "--machine"]}.get(verb, [])
+    more = {"ps": ["--machine"], "shell": ["--name"], "rm": ["--ended", "--machine"]}.get(verb, [])
     return [*(session_names() if verb in NAMED else []), *more]
 
 

@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import dataclasses
 import keyword
+import os
 import shlex
 import uuid
 from collections.abc import Callable, Hashable
@@ -18,10 +19,12 @@ from ..agent.log import check_limit
 from ..agent.store import first_line
 from ..client import machine, new_id, start
 from ..errors import CommandFailed, InvalidRequest, LinkLost, NameInUse
+from ..fleet import Fleet
 from ..machines.base import Machine, StartRequest
 from ..machines.local import LocalMachine
 from ..machines.presets import Place
 from ..machines.stdio import StdioMachine
+from ..notify import set_notifier
 from ..runtime import runtime
 from ..stream import Stream
 from ..streams import streams
@@ -30,11 +33,15 @@ from ..waiting import LAST_BYTES, last_words
 from ..watching import no_cell, set_current_cell, set_wait_hook
 from ..words import human_bytes
 from . import completion
+from .fleets import confirm, run_cell
 from .links import address
+from .notices import set_up
 from .options import CellOptions, Defaults, read_cell, read_limit, read_size
 from .tables import Bundle, Note, Table
 from .verbs import Verbs, attached, find
 from .views import Views, make_views
+from .views.sieve import Looks
+from .views.text import set_redaction
 
 DAY = 24 * 3600.0
 
@@ -49,9 +56,9 @@ class CmdopMagics(Magics):
         help="What a cell does when a session of its --name is running. 'attach' takes it if it is the same command "
         "with the same options; 'replace' stops it first. Either makes Restart & Run All work.",
     ).tag(config=True)
-    view = traitlets.Enum(("output", "none"), "output", help="What a cell shows: its live output, or one line.").tag(
-        config=True
-    )
+    view = traitlets.Enum(
+        ("output", "terminal", "none"), "output", help="What a cell shows: its live output, a terminal, or one line."
+    ).tag(config=True)
     tail = traitlets.Int(40, min=1, max=200, help="Lines of the newest output that a view shows.").tag(config=True)
     tty = traitlets.Enum(
         ("split", "full", "none"),
@@ -65,9 +72,19 @@ class CmdopMagics(Magics):
         "2Gi", help="Output that is kept of a session; '500M,hold' makes the command wait there."
     ).tag(config=True)
     keep_days = traitlets.Float(14.0, min=0.0, help="Days after which ended sessions are swept out.").tag(config=True)
+    redact = traitlets.List(
+        traitlets.Unicode(),
+        ["default"],
+        help="Regular expressions of what is shown and saved as [redacted]: what their groups match, or all of it. "
+        "'default' stands for keys, tokens, passwords of common forms; [] for nothing. The log stays exact.",
+    ).tag(config=True)
     keep_bytes = traitlets.Unicode("10Gi", help="Size of all sessions above which the oldest ended go.").tag(
         config=True
     )
+
+    notify = traitlets.Any(
+        None, allow_none=True, help="A function of (title, text, stream) that is called with what --notify tells of."
+    ).tag(config=True)
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
@@ -75,7 +92,16 @@ class CmdopMagics(Magics):
         self._owner = uuid.uuid4().hex
         self._views: Views = make_views(shell)
         views = self._views
-        self._verbs = Verbs(self._show, self._bind, views.keep, views.settle, views.finish, views.say)
+        self._verbs = Verbs(
+            self._show,
+            self._bind,
+            views.keep,
+            views.settle,
+            views.finish,
+            views.say,
+            self._open_shell,
+            views.keep_fleet,
+        )
         self._given: dict[str, object] = {}
         self._uninstall: Callable[[], None] = lambda: None
 
@@ -117,6 +143,24 @@ class CmdopMagics(Magics):
         for kind in ("line", "cell"):
             self._shell.magics_manager.magics[kind].pop("cmdop", None)
 
+    @traitlets.validate("redact")
+    def _check_redaction(self, proposal: dict[str, Any]) -> list[str]:
+        try:
+            set_redaction(proposal["value"])
+        except InvalidRequest as error:
+            raise traitlets.TraitError(str(error)) from None
+        return list(proposal["value"])
+
+    @traitlets.validate("notify")
+    def _check_notifier(self, proposal: dict[str, Any]) -> object:
+        if proposal["value"] is not None and not callable(proposal["value"]):
+            raise traitlets.TraitError("notify is a function of (title, text, stream), or None")
+        return proposal["value"]
+
+    @traitlets.observe("notify")
+    def _set_notifier(self, change: dict[str, Any]) -> None:
+        set_notifier(change["new"])
+
     @traitlets.validate("keep_bytes", "max_log")
     def _check_size(self, proposal: dict[str, Any]) -> str:
         value = str(proposal["value"])
@@ -135,7 +179,7 @@ class CmdopMagics(Magics):
     def cmdop(self, line: str, cell: str | None = None) -> object:
         r"""Run a command as a session that outlives this kernel; its output lives on in the cell that started it.
 
-            %%cmdop [machine] [options]
+            %%cmdop [machine…] [options]
             the text of a script, passed on untouched: $, {} and backslashes included
 
         The cell returns at once. Later cells go on when the output says so:
@@ -145,6 +189,12 @@ class CmdopMagics(Magics):
         No machine means this one. Others have a name in cmdop.toml or ~/.ssh/config, or say how to get there:
         me@host, ssh://host:2222, docker://container, k8s://namespace/pod, sudo://user. `%cmdop machines` lists them.
         The script is run there, by bash (or sh), or by its `#!` line.
+
+        Several machines are a fleet, with one view: `web1 web2`, `web[01-20]`, `@group`, `@tag`.
+            --at-most N           machines that run it at once; by default all do.
+            --stop-on-failure     start no more once one has failed; those that run go on.
+            A name that is none starts nothing. --name is the fleet's, as a variable and for waits: `deploy.failed`,
+            `deploy.rerun()`, `await deploy`, `wait_all(REGEX, deploy, at_least=3)`; `deploy["web01"]` is a stream.
 
         What it is called, and what happens to a namesake
             --name api, -n api    also binds the variable `api` to the stream. Without it one is made from the command.
@@ -167,9 +217,21 @@ class CmdopMagics(Magics):
             --until REGEX         until a line matches; gives the match. --fail REGEX: a line that is an error.
             --timeout 90s         limits the waiting, never the command.
 
+        When it asks, and when you do not look
+            --answer REGEX=ENV    type the value of the environment variable ENV, and Enter, at a prompt that REGEX is
+                                  found in; may be repeated. For other prompts there is a field below the output.
+            --notify WHAT         tell of `end`, `fail`, `match=REGEX`, `silence=10m` (commas between): a notification
+                                  of the browser where it is allowed, and the function in `%config CmdopMagics.notify`.
+
         What is shown and kept
             --view output | none  the live output | one line.
+            --view terminal       a terminal to type into, for full-screen programs (then --tty is full by default).
             --tail N              lines of it, 1 to 200 (40).
+            --include REGEX       only lines that match, of all of the log. As the next two it may be repeated.
+            --exclude REGEX       no lines that match.
+            --highlight REGEX     what matches stands out.
+            --since 10m           only what came since then; also 14:05, or an ISO time.
+            --timestamps          when each line came.
             --max-log SIZE        what is kept of its output, `500M`, `2Gi` (default): then the oldest goes.
                                   `SIZE,hold`: then the command waits until `%cmdop limit NAME SIZE` raises it.
             --ephemeral[=SECONDS] end it when this kernel has been gone for 60 s, or SECONDS.
@@ -177,7 +239,7 @@ class CmdopMagics(Magics):
             --dry-run             tell what would be run and how its machine is reached, and run nothing.
 
         `%cmdop help` lists the verbs, for sessions: ps, attach, tail, send, signal, stop, wait, limit, forward, keep,
-        rm; for machines: machines, connect, forget, doctor.
+        rm; for machines: shell, machines, connect, forget, doctor.
         Defaults for all cells: `%config CmdopMagics`.
         """
         if cell is None:
@@ -195,19 +257,26 @@ class CmdopMagics(Magics):
         return self._run_cell(read_cell(line, cell, new_id(), self._shell.user_ns, defaults))
 
     def _run_cell(self, options: CellOptions) -> object:
+        if options.fleet:
+            return self._run_fleet(options)
         where = machine(options.machine)
         if options.named:
             self._check_name(options.request.name)
         if options.dry_run:
             return dry_run(options, place_of(where))
-        confirm(options, place_of(where))
+        if options.view == "terminal":
+            self._views.check_terminal()
+        confirm([place_of(where)], f"`{first_line(str(options.request.script))[:80]}`", options.confirmed)
         with contextlib.suppress(LinkLost):  # it is told when it is dialled
             runtime().wait(where.keep_ended(self.keep_days * DAY, read_size(self.keep_bytes)))
         stream = self._start(where, options)
         if options.named:
             self._bind(stream)
+        set_up([stream], options, self._views)
         if options.view == "output":
-            self._show(stream, options.tail)
+            self._show(stream, options.tail, options.looks)
+        elif options.view == "terminal":
+            self._views.show_terminal(stream)
         else:
             self._views.say(repr(stream))
         if options.until:
@@ -216,6 +285,45 @@ class CmdopMagics(Magics):
         if options.wait:
             self._wait(stream, options)
         return None
+
+    def _run_fleet(self, options: CellOptions) -> object:
+        if options.named:
+            self._check_name(options.request.name)
+        here = machine()
+        local = {"cwd": os.path.expanduser(options.request.cwd or place_of(here).cwd or "") or os.getcwd()}
+        keep = (self.keep_days * DAY, read_size(self.keep_bytes))
+
+        def made(fleet: Fleet) -> None:
+            if options.named:
+                self._bind(fleet)
+
+        return run_cell(options, self._views, local, keep, made)
+
+    def _open_shell(self, name: str, session: str | None, confirmed: bool) -> Stream:
+        """A login shell in a terminal: a new one, or the one of that name that runs."""
+        self._views.check_terminal()
+        where = machine(name)
+        if session is not None:
+            self._check_name(session)
+        confirm([place_of(where)], "a login shell", confirmed)
+        cwd = os.getcwd() if name == "local" else None
+        max_log, policy = read_limit(self.max_log)
+        request = StartRequest(
+            id=new_id(),
+            name=session or "shell",
+            free_name=session is None,
+            cwd=cwd,
+            max_log=max_log,
+            log_policy=policy,
+            owner=self._owner,
+        )
+        try:
+            stream = start(where, request).result()
+        except NameInUse as clash:
+            stream = Stream(where).attach(clash.session_id, "begin").result()
+        self._bind(stream)
+        self._views.show_terminal(stream)
+        return stream
 
     def _start(self, where: Machine, options: CellOptions) -> Stream:
         request = options.request
@@ -253,23 +361,28 @@ class CmdopMagics(Magics):
     def _hidden_by(self, name: str) -> str:
         """What a variable of that name would hide, in words; '' for nothing."""
         held = self._shell.user_ns.get(name, getattr(builtins, name, None))
-        if held is None or isinstance(held, Stream):
+        if held is None or isinstance(held, (Fleet, Stream)):
             return ""
         return f"a variable of yours ({type(held).__name__})" if name in self._shell.user_ns else f"Python's own {name}"
 
-    def _bind(self, stream: Stream) -> None:
-        """Bind a stream to its name, where that can be a variable and hides nothing."""
+    def _bind(self, stream: Stream | Fleet) -> None:
+        """Bind a stream or a fleet to its name, where that can be a variable and hides nothing."""
         name = stream.name
         if not name.isidentifier() or keyword.iskeyword(name):
             return
         what = self._hidden_by(name)
         if what:
-            self._views.say(f"{name} would hide {what}, so it is not bound: cmdop[{name!r}] is the stream")
+            words = (
+                f"cmdop.fleets[{name!r}] is the fleet"
+                if isinstance(stream, Fleet)
+                else f"cmdop[{name!r}] is the stream"
+            )
+            self._views.say(f"{name} would hide {what}, so it is not bound: {words}")
         else:
             self._shell.user_ns[name] = stream
 
-    def _show(self, stream: Stream, tail: int | None = None) -> None:
-        self._views.show(stream, tail or self.tail)
+    def _show(self, stream: Stream, tail: int | None = None, looks: Looks | None = None) -> None:
+        self._views.show(stream, tail or self.tail, looks)
 
     def _current_cell(self) -> tuple[Hashable, Hashable] | None:
         return self._views.current_cell()
@@ -292,19 +405,6 @@ def place_of(where: Machine) -> Place:
     if isinstance(where, StdioMachine):
         return where.place
     return where._place if isinstance(where, LocalMachine) else Place(where.name, where.name)
-
-
-def confirm(options: CellOptions, place: Place) -> None:
-    """Ask before something runs where that is wanted. Raises InvalidRequest: nobody agreed."""
-    if not place.confirm or options.confirmed:
-        return
-    wanted = f"{place.name} wants a word before a cell runs there (confirm = true, {place.source})"
-    try:
-        answer = input(f"{wanted}. Run `{first_line(str(options.request.script))[:80]}`? [y/N] ")
-    except (EOFError, NotImplementedError):  # the latter is ipykernel's, for a front end that takes no input
-        raise InvalidRequest(f"{wanted}, and nobody can be asked here: say --yes. Nothing was started") from None
-    if answer.strip().lower() not in ("y", "yes"):
-        raise InvalidRequest(f"{place.name}: not confirmed, so nothing was started")
 
 
 def dry_run(options: CellOptions, place: Place) -> Table:

@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import InvalidRequest
+from ..fleet_names import expand
 from ..machines.base import StartRequest
+from ..notify import read_wanted
 from ..patterns import Searcher
+from ..prompts import Answer, from_environment
+from .views.sieve import Looks
 
 EPHEMERAL_SECONDS = 60.0
 SIZES = {
@@ -64,8 +68,9 @@ class Usage(InvalidRequest):
 class Parser(argparse.ArgumentParser):
     """An argparse parser that raises instead of leaving, and never guesses an abbreviated option."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, words: str = "", **options: Any) -> None:
         super().__init__(add_help=False, allow_abbrev=False, exit_on_error=False, **options)
+        self._words = words  # what plain words are called, wherever they stand; '': there are none
 
     def error(self, message: str) -> NoReturn:
         page = f"{self.prog}?" if self.prog.startswith("%%") else "%cmdop help"
@@ -77,9 +82,12 @@ class Parser(argparse.ArgumentParser):
             found, unknown = self.parse_known_args(words)
         except argparse.ArgumentError as error:
             self.error(str(error))
+        if self._words and not any(word.startswith("-") for word in unknown):
+            setattr(found, self._words, unknown)
+            return found
         if unknown:
             options = [option for action in self._actions for option in action.option_strings]
-            word = unknown[0]
+            word = next((word for word in unknown if word.startswith("-")), unknown[0])
             if not word.startswith("-"):
                 self.error(f"{word!r} is one word too many; a command goes below the first line")
             near = difflib.get_close_matches(word.split("=")[0], options, 2)
@@ -90,9 +98,13 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True, slots=True)
 class CellOptions:
-    """What one `%%cmdop` cell asks for."""
+    """What one `%%cmdop` cell asks for.
 
-    machine: str
+    Attributes:
+        machines: Words for them, as they were written; none is this one.
+    """
+
+    machines: tuple[str, ...]
     request: StartRequest
     if_running: str
     named: bool
@@ -102,9 +114,28 @@ class CellOptions:
     wait: bool
     view: str
     tail: int
+    looks: Looks
     dry_run: bool
     confirmed: bool
     must_succeed: bool
+    at_most: int | None = None
+    stop_on_failure: bool = False
+    answers: tuple[tuple[str, str], ...] = ()  # patterns of prompts, and the environment variables that answer them
+    notify: str = ""
+
+    @property
+    def machine(self) -> str:
+        """The one that is meant, where it is one."""
+        return self.machines[0] if self.machines else "local"
+
+    @property
+    def fleet(self) -> bool:
+        """Whether a fleet is meant: several words, a group or tag, or a word with brackets."""
+        return is_fleet(self.machines)
+
+
+def is_fleet(words: Sequence[str]) -> bool:
+    return len(words) > 1 or any(word.startswith("@") or expand(word) != [word] for word in words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +154,8 @@ class Defaults:
 
 def cell_parser() -> Parser:
     """The parser of `%%cmdop`."""
-    parser = Parser(prog="%%cmdop")
+    parser = Parser(prog="%%cmdop", words="machines")
     add = parser.add_argument
-    add("machine", nargs="?", default="local")
     add("--name", "-n")
     add("--tty", choices=("split", "full", "none"))
     add("--no-input", action="store_true")
@@ -136,8 +166,9 @@ def cell_parser() -> Parser:
     add("--fail")
     add("--timeout", type=seconds)
     add("--wait", action="store_true")
-    add("--view", choices=("output", "none"))
+    add("--view", choices=("output", "terminal", "none"))
     add("--tail", type=int)
+    add_looks(parser)
     add("--ephemeral", type=seconds)
     add("--if-running", choices=("error", "attach", "replace"))
     add("--replace", action="store_true")
@@ -146,6 +177,10 @@ def cell_parser() -> Parser:
     add("--dry-run", action="store_true")
     add("--yes", "-y", action="store_true")
     add("--no-raise", action="store_true")
+    add("--at-most", type=int)
+    add("--stop-on-failure", action="store_true")
+    add("--answer", action="append", default=[])
+    add("--notify", default="")
     return parser
 
 
@@ -175,14 +210,27 @@ def read_cell(
         raise Usage(f"--replace and --if-running {asked.if_running} contradict each other")
     if asked.until or asked.fail:  # what cannot be awaited must not start
         Searcher(*([pattern] if pattern else [] for pattern in (asked.until, asked.fail)))
+    answers = tuple(read_answer(word) for word in asked.answer)
+    if answers and asked.no_input:
+        raise Usage("--answer types, and --no-input lets nobody: take one of the two")
+    if asked.notify:
+        read_wanted(asked.notify)
     tail = defaults.tail if asked.tail is None else asked.tail
     if not 1 <= tail <= 200:
         raise Usage(f"--tail is 1 to 200 lines, got {tail}")
     max_log, policy = read_limit(asked.max_log or defaults.max_log)
     env = dict(variable(word, variables) for word in asked.env)
-    tty = asked.tty or defaults.tty
+    view = asked.view or defaults.view
+    tty = asked.tty or ("full" if view == "terminal" else defaults.tty)
     cwd = asked.cwd  # elsewhere it is that machine's to expand, and by default its own choice
-    if asked.machine == "local":
+    fleet = is_fleet(asked.machines)
+    if asked.at_most is not None and (not fleet or asked.at_most < 1):
+        raise Usage(f"--at-most is how many of several machines run it at once, 1 or more, got {asked.at_most}")
+    if asked.stop_on_failure and asked.at_most is None:
+        raise Usage("--stop-on-failure goes with --at-most N: without it all machines start at once")
+    if fleet and view == "terminal":
+        raise Usage("--view terminal is for one machine; a fleet has a view of its own")
+    if asked.machines in ([], ["local"]):
         cwd = os.path.expanduser(cwd or defaults.cwd) or os.getcwd()
     shell = asked.shell or defaults.shell or None
     facts = [body, tty, shell, cwd, not asked.no_input, sorted(env), max_log, policy, asked.ephemeral]
@@ -204,7 +252,7 @@ def read_cell(
         digest=hashlib.sha256(json.dumps(facts).encode("utf-8", "surrogateescape")).hexdigest(),
     )
     return CellOptions(
-        machine=asked.machine,
+        machines=tuple(asked.machines),
         request=request,
         if_running="replace" if asked.replace else asked.if_running or defaults.if_running,
         named=asked.name is not None,
@@ -212,12 +260,31 @@ def read_cell(
         fail=asked.fail,
         timeout=asked.timeout,
         wait=asked.wait,
-        view=asked.view or defaults.view,
+        view=view,
         tail=tail,
+        looks=read_looks(asked),
         dry_run=asked.dry_run,
         confirmed=asked.yes,
         must_succeed=not asked.no_raise,
+        at_most=asked.at_most,
+        stop_on_failure=asked.stop_on_failure,
+        answers=answers,
+        notify=asked.notify,
     )
+
+
+def add_looks(parser: Parser) -> None:
+    """Let a parser take what is wanted of the output."""
+    for option in ("--include", "--exclude", "--highlight"):
+        parser.add_argument(option, action="append", default=[])
+    parser.add_argument("--since", default="")
+    parser.add_argument("--timestamps", action="store_true")
+
+
+def read_looks(asked: argparse.Namespace) -> Looks:
+    """What is wanted of the output. Raises InvalidRequest, PatternError: it makes no sense."""
+    include, exclude, highlight = map(tuple, (asked.include, asked.exclude, asked.highlight))
+    return Looks(include, exclude=exclude, highlight=highlight, since=asked.since, times=asked.timestamps)
 
 
 def split(line: str) -> list[str]:
@@ -270,6 +337,15 @@ def variable(word: str, variables: Mapping[str, Any]) -> tuple[str, str]:
     if name in os.environ:
         return name, os.environ[name]
     raise Usage(f"-e {name}: neither the notebook nor its environment has a variable {name}")
+
+
+def read_answer(word: str) -> tuple[str, str]:
+    """`REGEX=ENV_NAME`: a pattern that compiles, and a variable that the environment has here."""
+    pattern, _, name = word.rpartition("=")
+    if not pattern or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise Usage("--answer is 'REGEX=ENV_NAME': the variable's name, never the answer itself")
+    Answer(pattern, from_environment(name))
+    return pattern, name
 
 
 def make_name(body: str) -> str:

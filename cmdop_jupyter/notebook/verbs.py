@@ -12,6 +12,7 @@ from typing import Any
 from .. import directory
 from ..directory import machine
 from ..errors import CmdopError, UnknownMachine
+from ..fleet import Fleet
 from ..machines.base import Machine, SessionFacts, Status
 from ..machines.parcel import agent_parcel
 from ..runtime import runtime
@@ -19,11 +20,14 @@ from ..sessions import Session, once
 from ..steady import Steady
 from ..stream import Stream
 from ..streams import streams
+from ..wait import wait_all
 from ..words import human_bytes, human_seconds
 from . import doctor, links
-from .options import Parser, Usage, read_limit, seconds, split
+from .options import Parser, Usage, add_looks, read_limit, read_looks, seconds, split
 from .tables import Bundle, Note, Table, Url
+from .views.fleet_text import stop_words
 from .views.record import link_words
+from .views.sieve import Looks
 
 _looked_at: dict[str, Stream] = {}  # by session: not among the notebook's streams, but verbs ask again
 
@@ -32,7 +36,8 @@ HELP = """\
 await wait_for(r"regex", "name")   go on when a line matches; also stream.wait_for, wait_all
 
 %cmdop ps [--machine M]         sessions of all machines reached before: what runs, what ended
-%cmdop attach NAME              a view of a session, history included; binds NAME again after a kernel restart
+%cmdop attach NAME              a view of a session, history included; binds NAME again after a kernel restart;
+                                with --include, --exclude, --highlight REGEX, --since T, --timestamps, --tail N
 %cmdop tail NAME [-n LINES]     its newest lines
 %cmdop send [-n] NAME TEXT      type TEXT and a newline (-n: no newline)
 %cmdop signal NAME SIG          send a signal: INT, TERM, HUP, USR1 …
@@ -44,6 +49,7 @@ await wait_for(r"regex", "name")   go on when a line matches; also stream.wait_f
 %cmdop rm NAME | rm --ended [--machine M]   delete ended sessions and their logs
 
 %cmdop machines                 machines known by name or reached before, how, and how the link is
+%cmdop shell [MACHINE] [--name NAME]   a login shell there, in a terminal; with --name the one of that name, if it runs
 %cmdop connect MACHINE          reach it now and tell each step, then what there could stand in the way of sessions
 %cmdop forget MACHINE           do not ask it any more for its sessions
 %cmdop doctor                   what on this machine could stand in the way
@@ -62,19 +68,24 @@ class Verbs:
         settle: Brings what is shown of a stream up to date.
         finish: Brings what is shown of a session to its end, before it is removed; by its id.
         say: Tells one line in the current cell.
+        keep_fleet: The text of a fleet, as it is frozen.
+        open_shell: Shows a login shell in the current cell: (machine, its name or None, whether not to ask first).
     """
 
     def __init__(
         self,
-        show: Callable[[Stream], None],
+        show: Callable[[Stream, int | None, Looks], None],
         bind: Callable[[Stream], None],
         keep: Callable[[Stream], dict[str, str]],
         settle: Callable[[Stream], None],
         finish: Callable[[str], None],
         say: Callable[[str], None],
+        open_shell: Callable[[str, str | None, bool], object],
+        keep_fleet: Callable[[Fleet], dict[str, str]],
     ) -> None:
         self._show, self._bind, self._keep, self._say = show, bind, keep, say
         self._settle, self._finish = settle, finish
+        self._open_shell, self._keep_fleet = open_shell, keep_fleet
 
     @classmethod
     def names(cls) -> list[str]:
@@ -106,10 +117,15 @@ class Verbs:
         return sessions_table(once(found), [each.problem for each in heard if each.problem])
 
     def do_attach(self, rest: str) -> Stream:
-        asked = _read("attach", rest, "name")
+        parser = Parser(prog="%cmdop attach")
+        parser.add_argument("name")
+        parser.add_argument("--tail", type=int)
+        add_looks(parser)
+        asked = parser.read(split(rest))
+        looks = read_looks(asked)
         stream = attached(asked.name)
         self._bind(stream)
-        self._show(stream)
+        self._show(stream, asked.tail, looks)
         return stream
 
     def do_tail(self, rest: str) -> Note:
@@ -134,6 +150,9 @@ class Verbs:
 
     def do_stop(self, rest: str) -> Note:
         asked = _read("stop", rest, "name")
+        fleet = fleet_of(asked.name)
+        if fleet is not None:
+            return Note(f"{fleet.name}: {stop_words(fleet.stop().result())}")
         stream = find(asked.name)
         if stream.link != "up" and stream._known.state != "ended":  # it would wait here for as long as the link is away
             stream.stop()
@@ -163,6 +182,10 @@ class Verbs:
         parser.add_argument("--fail")
         parser.add_argument("--start", choices=("begin", "now"))
         asked = parser.read(split(after))
+        fleet = fleet_of(name)
+        if fleet is not None:
+            options = {"fail": asked.fail, "timeout": asked.timeout, "start": asked.start}
+            return wait_all(asked.pattern, fleet, **options).result()
         wait = find(name).wait_for(asked.pattern, fail=asked.fail, timeout=asked.timeout, start=asked.start)
         return wait.result()
 
@@ -170,7 +193,8 @@ class Verbs:
         names = split(rest) or list(streams)
         if not names:
             raise Usage("%cmdop keep NAME: there is no stream in this notebook yet, so it needs a name")
-        bundles = [self._keep(find(name)) for name in names]
+        fleets = {name: fleet for name in names if (fleet := fleet_of(name)) is not None}
+        bundles = [self._keep_fleet(fleets[name]) if name in fleets else self._keep(find(name)) for name in names]
         return Bundle({kind: "\n".join(bundle[kind] for bundle in bundles) for kind in ("text/plain", "text/html")})
 
     def do_rm(self, rest: str) -> Note:
@@ -209,6 +233,14 @@ class Verbs:
         _read("machines", rest)
         return machines_table()
 
+    def do_shell(self, rest: str) -> None:
+        parser = Parser(prog="%cmdop shell")
+        parser.add_argument("machine", nargs="?", default="local")
+        parser.add_argument("--name", "-n")
+        parser.add_argument("--yes", "-y", action="store_true")
+        asked = parser.read(split(rest))
+        self._open_shell(asked.machine, asked.name, asked.yes)
+
     def do_connect(self, rest: str) -> Table:
         where = machine(_read("connect", rest, "machine").machine)
         facts, checks = links.connect(where, self._say)
@@ -240,6 +272,12 @@ def where_is(name: str) -> tuple[Machine, SessionFacts]:
     return machine(found.machine), found.facts
 
 
+def fleet_of(name: str) -> Fleet | None:
+    """This notebook's fleet of that name, where no stream has it."""
+    fleet = streams.fleets.get(name)
+    return fleet if isinstance(fleet, Fleet) and name not in streams else None
+
+
 def find(name: str) -> Stream:
     """A stream on the session that has that name now: this notebook's, else one that is not among its streams."""
     for stream in _ours(name):
@@ -265,7 +303,7 @@ def attached(name: str) -> Stream:
 def _ours(name: str) -> list[Stream]:
     """This notebook's streams of that name, or MACHINE:NAME; one at most."""
     where, _, bare = name.rpartition(":")
-    stream = streams.get(bare)
+    stream = streams.get(name) or streams.get(bare)  # the streams of a fleet are known by machine and name
     return [stream] if stream is not None and where in ("", stream.machine) else []
 
 

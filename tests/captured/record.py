@@ -25,6 +25,31 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+CURSES = """
+import curses, time
+def main(screen):
+    curses.use_default_colors()
+    for pair in range(1, 8):
+        curses.init_pair(pair, pair, -1)
+    for step in range(12):
+        screen.erase()
+        for row in range(4):
+            bar = (step * 7 + row * 19) % 50
+            screen.addstr(row + 1, 2, f"{row:2}[", curses.A_BOLD)
+            screen.addstr("|" * bar, curses.color_pair(2 + row % 3))
+            screen.addstr(row + 1, 56, f"{bar * 2:3}%]")
+        screen.addstr(6, 0, f"{'PID':>6} {'USER':<9} {'CPU%':>5}  COMMAND".ljust(119), curses.A_REVERSE)
+        for row in range(25):
+            style = curses.A_STANDOUT if row == step else curses.color_pair(row % 8)
+            line = f"{1000 + row * 37:6} someone   {step * row:5.1f}  /usr/bin/work-{row} {step}"
+            screen.addstr(7 + row, 0, line, style)
+        screen.addstr(34, 4, "wide: \u4f60\u597d \u65e5\u672c\u8a9e e\u0301", curses.A_UNDERLINE)
+        screen.addstr(39, 0, "F1Help  F10Quit", curses.color_pair(6))
+        screen.refresh()
+        time.sleep(0.05)
+curses.wrapper(main)
+"""
+
 Keys = tuple[tuple[float, bytes], ...]  # what is typed, and seconds after the start
 
 TQDM = """
@@ -196,6 +221,7 @@ RECORDINGS: dict[str, Callable[[Path], list[tuple[str, bytes]]]] = {
     "git-clone": clone,
     "layers": lambda folder: record([sys.executable, "-c", LAYERS], folder, {}),
     "colors": lambda folder: record([sys.executable, "-c", COLORS], folder, {}),
+    "curses": lambda folder: record([sys.executable, "-c", CURSES], folder, {}),
     "yes": lambda folder: record(["sh", "-c", "yes | head -n 1000"], folder, {}),
     "vim": lambda folder: vim(folder, ((1.5, b":q!\r"),)),
     "bash": shell,

@@ -41,7 +41,7 @@ def test_signals(complete):
 
 def test_options(complete):
     assert complete("%%cmdop --if") == ["--if-running"]
-    assert complete("%%cmdop --name x --no") == ["--no-input", "--no-raise"]
+    assert complete("%%cmdop --name x --no") == ["--no-input", "--no-raise", "--notify"]
     assert "local" in complete("%%cmdop lo")
 
 

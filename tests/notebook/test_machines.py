@@ -137,7 +137,6 @@ def test_a_machine_has_a_folder_and_variables_and_a_cell_wins(notebook, folder):
         ("farr", "UnknownMachine", "did you mean far"),
         ("dead", "ConnectFailed", "the cable is out"),
         ("ssh://me@host:port", "InvalidRequest", "ssh://"),
-        ("@web", "InvalidRequest", "far"),
     ],
 )
 def test_a_machine_that_cannot_be_is_one_line_and_nothing_is_started(notebook, name, error, words):

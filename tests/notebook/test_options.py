@@ -119,8 +119,11 @@ def test_a_cell_may_say_that_nobody_need_be_asked():
     [
         ("--nmae api", "there is no option '--nmae'"),
         ("--untill ready", "did you mean --until"),
-        ("local extra", "'extra' is one word too many; a command goes below the first line"),
         ("--nam api", "did you mean --name"),
+        ("local extra --at-most 0", "--at-most is how many of several machines run it at once, 1 or more, got 0"),
+        ("local --at-most 2", "several machines"),
+        ("a b --stop-on-failure", "goes with --at-most N"),
+        ("a b --view terminal", "is for one machine"),
         ("--tty round", "invalid choice: 'round'"),
         ("--tail 0", "1 to 200"),
         ("--tail many", "invalid int"),

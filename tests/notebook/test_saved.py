@@ -61,6 +61,17 @@ printf '<script>alert(1)</script>\033]8;;%s:x\007\033[2J\000\302\205\342\200\256
     "SessionNotFound": "%cmdop stop nobody",
     "Usage": "%%cmdop --nmae x\ntrue",
     "keep": "%cmdop keep verb awaited",
+    "hidden": """%%cmdop --name hidden --wait
+printf 'password=\\033[31mhunter\\033[0mtwo\\n'; curl() { :; }; curl -u https://me:hunter3@example.com""",
+    "lost": "%%cmdop --name lost\necho hello; exec sleep 1000",
+    "lost join": "await wait_for('hello', 'lost')",
+    "lost kill": """import os, signal, psutil
+parent = psutil.Process(lost.status.pid).parent()
+parent.send_signal(signal.SIGKILL)
+try: await lost
+except Exception as error: print(type(error).__name__)
+while lost.state != 'lost': pass""",
+    "lost after": "pass",
 }
 
 
@@ -147,6 +158,24 @@ def test_a_flood_leaves_its_beginning_and_its_end(saved):
     assert lines[:20] == [f"line {number} of the flood" for number in range(1, 21)]
     assert lines[20].startswith("… 299,900 lines not shown, full log: ")
     assert lines[21:101] == [f"line {number} of the flood" for number in range(299_921, 300_001)]
+
+
+def test_what_was_lost_says_so_and_has_what_it_printed(saved):
+    assert saved.lines("lost")[0] == "hello"
+    assert saved.text("lost").startswith("lost on this machine: lost, after ")
+    assert "full log: " in saved.text("lost")
+    assert WIDGET not in saved.kinds("lost")
+
+
+def test_what_failed_has_its_exit_in_the_first_line(saved):
+    assert saved.text("CommandFailed").startswith("build on this machine: failed, exit 3, after ")
+
+
+def test_no_secret_is_in_the_file(saved):
+    assert saved.lines("hidden")[0] == "password=[redacted]"
+    for output in saved.outputs["hidden"]:
+        assert "hunter" not in repr(output)
+    assert "https://me:[redacted]@example.com" in saved.text("hidden")
 
 
 def test_the_file_is_small(saved):

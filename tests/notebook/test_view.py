@@ -35,7 +35,9 @@ class View:
             for message in cell.messages
             if "application/vnd.jupyter.widget-view+json" in message.content.get("data", {})
         ]
-        bar, self._out = self._children(box)
+        self._box = box
+        bar, self._area = self._children(box)[:2]
+        (self._out,) = self._children(self._area)
         self._header, buttons = self._children(bar)
         self._buttons = {kernel.comms[button]["description"]: button for button in self._children(buttons)}
 
@@ -60,6 +62,29 @@ class View:
     @property
     def header_html(self) -> str:
         return self._kernel.comms[self._header]["value"]
+
+    def open_tools(self) -> None:
+        """Show the row of tools, whose buttons can then be clicked as the others."""
+        self.click("More")
+        self.until(lambda: self._children(self._box)[1] != self._area)
+        for button in self._row():
+            self._buttons.setdefault(self._kernel.comms[button].get("description") or "field", button)
+
+    def _row(self) -> list[str]:
+        return self._children(self._children(self._children(self._box)[1])[0])
+
+    @property
+    def said(self) -> str:
+        """What is told beside the tools."""
+        outputs = self._kernel.comms[self._row()[-1]].get("outputs")
+        return outputs[0]["data"]["text/plain"] if outputs else ""
+
+    def search(self, pattern: str) -> None:
+        """Enter a regular expression into the field, as a page does."""
+        (field,) = self._children(self._row()[0])
+        data = {"method": "update", "state": {"value": pattern}, "buffer_paths": []}
+        client = self._kernel._client
+        client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": field, "data": data}))
 
     def click(self, button: str) -> None:
         self._kernel.send_comm(self._buttons[button], {"event": "click"})
@@ -290,3 +315,147 @@ def test_two_views_of_one_session_show_the_same(show, notebook):
     first.until(lambda: "\n50" in first.text and "\n50" in second.text)
 
     assert first.text == second.text
+
+
+# -- what the tools do
+
+
+MANY = 'for i in $(seq 3000); do echo "line $i"; [ $((i % 100)) = 0 ] && echo "warn $i" >&2; done'
+
+
+def test_a_filter_searches_all_of_the_log_and_tells_how_many_there_are(show):
+    view = show("sifted", f"{MANY}; {GO}; echo line 9999; {STAY}")
+    view.until(lambda: "line 3000" in view.text)
+    view.open_tools()
+
+    view.search("line 1?99+$")
+
+    found = ["line 99", "line 199", "line 999", "line 1999"]
+    view.until(lambda: shown_and_skipped(view.text) == (found, 0))
+    assert "/line 1?99+$/: 4 lines" in view.header
+
+
+def test_a_filter_goes_on_with_what_comes(show, notebook):
+    view = show("sifting", f"{MANY}; {GO}; echo line 9999; {STAY}", "--include 'line 9999?$'")
+    view.until(lambda: "/line 9999?$/: 1 line" in view.header)
+
+    notebook.type_into("sifting", b"\n")
+
+    view.until(lambda: shown_and_skipped(view.text)[0] == ["line 999", "line 9999"])
+
+
+def test_a_filter_that_is_no_pattern_is_told_and_changes_nothing(show):
+    view = show("unsifted", f"echo one; {GO}; {STAY}")
+    view.until(lambda: "one" in view.text)
+    view.open_tools()
+
+    view.search("(")
+
+    view.until(lambda: "(" in view.said)
+    assert "one" in view.text
+
+
+def test_lines_can_be_left_out_and_pieces_of_them_stand_out(show):
+    options = "--include line --exclude 9 --exclude 'line 1' --highlight '8+$' --timestamps --tail 3"
+    view = show("excluded", f"{MANY}; {GO}; {STAY}", options)
+
+    view.until(lambda: "line 3000" in view.text)
+
+    lines = shown_and_skipped(view.text)[0]
+    assert [line.split(" ", 1)[1] for line in lines] == ["line 2887", "line 2888", "line 3000"]
+    assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} ", line) for line in lines)
+    assert re.search(r"background:#ffd93d[^>]*>888</b>", view.picture)
+
+
+def test_only_stderr_can_be_shown(show):
+    view = show("wrong", f"{MANY}; {GO}; {STAY}", "--tail 5")
+    view.until(lambda: "3,030 lines" in view.header)
+    view.open_tools()
+
+    view.click("stderr")
+
+    view.until(lambda: "stderr: 30 lines" in view.header)
+    view.until(lambda: shown_and_skipped(view.text) == ([f"warn {n}00" for n in range(26, 31)], 25))
+
+
+def test_earlier_lines_come_page_by_page_while_the_picture_is_paused(show, notebook):
+    view = show("earlier", f"seq 3000; {GO}; echo later; {STAY}")
+    view.until(lambda: "\n3000" in view.text)
+    view.open_tools()
+
+    view.click("Earlier")
+    view.until(lambda: len(shown_and_skipped(view.text)[0]) == 240)
+    notebook.type_into("earlier", b"\n")
+    view.until(lambda: "paused, 1 line since" in view.header)
+    view.click("Earlier")
+    view.until(lambda: len(shown_and_skipped(view.text)[0]) == 440)
+    assert shown_and_skipped(view.text) == ([str(number) for number in range(2561, 3001)], 2560)
+    view.click("Pause")
+
+    view.until(lambda: shown_and_skipped(view.text)[0][-1] == "later" and len(shown_and_skipped(view.text)[0]) == 40)
+
+
+def test_the_log_can_be_saved_byte_for_byte(show, notebook):
+    view = show("exact", rf"printf 'a\000b\377 token=seen\033[31m\n'; {GO}; {STAY}")
+    view.until(lambda: "token=[redacted]" in view.text)
+    view.open_tools()
+
+    view.click("Save log")
+    view.until(lambda: "not redacted" in view.said)
+    view.click("Save log")
+    view.until(lambda: "exact-2.log" in view.said)
+
+    assert (notebook.work / "exact.log").read_bytes() == b"a\0b\xff token=seen\x1b[31m\n"
+    assert (notebook.work / "exact.log").stat().st_mode & 0o077 == 0
+
+
+def test_only_what_came_since_a_time_is_shown(show, notebook):
+    show("recent", f"echo old; sleep 1.2; echo new; {STAY}").until(lambda: notebook.ask("recent.metrics.lines") == 2)
+    times = notebook.ask("[line.wall_ns / 1e9 for line in recent.lines()]")
+    between = notebook.ask(f"__import__('datetime').datetime.fromtimestamp({sum(times) / 2}).isoformat()")
+
+    view = View(notebook, notebook.good(f"%cmdop attach recent --since {between}"))
+
+    view.until(lambda: view.text.rstrip().endswith("new"))
+    assert "old" not in view.text
+
+
+def test_what_is_redacted_can_be_set(own_notebook):
+    own_notebook.load()
+    own_notebook.good("%config CmdopMagics.redact = ['default', r'acme-(\\w+)']")
+    cell = own_notebook.good("%%cmdop --name hiding --wait\necho acme-corp token=seen; echo $0")
+    assert "acme-[redacted] token=[redacted]" in cell.text
+    assert own_notebook.ask("hiding.text()").startswith("acme-corp token=seen")
+
+    own_notebook.good("%config CmdopMagics.redact = ['(']")
+
+    assert own_notebook.ask("len(get_ipython().find_cell_magic('cmdop').__self__.redact)") == 2
+
+
+def test_the_view_needs_no_widgets_but_those_every_front_end_has(own_notebook):
+    notebook = own_notebook
+    notebook.page = True
+    notebook.load()
+    view = View(notebook, notebook.good(f"%%cmdop --name plain --tty none\necho one; {GO}; {STAY}"))
+    view.until(lambda: "one" in view.text)
+    view.open_tools()
+    ours = [state for state in notebook.comms.values() if "_model_module" in state]
+
+    modules = {state["_model_module"] for state in ours}
+    kinds = {kind for message in notebook.iopub for kind in message.content.get("data", {}) if "/" in kind}
+
+    assert modules <= {"@jupyter-widgets/base", "@jupyter-widgets/controls", "@jupyter-widgets/output", "anywidget"}
+    assert kinds <= {"text/plain", "text/html", "application/vnd.jupyter.widget-view+json"}
+    assert not any("http" in str(state.get("_esm", "")) for state in ours)
+
+
+def test_without_the_watcher_the_view_is_the_same(own_notebook):
+    own_notebook.page = True
+    own_notebook.good("import sys; sys.modules['anywidget'] = None")
+    own_notebook.load()
+    view = View(own_notebook, own_notebook.good(f"%%cmdop --name blind --tty none\necho one; {GO}; {STAY}"))
+
+    view.until(lambda: "one" in view.text)
+
+    view.click("Pause")
+    view.until(lambda: view.described("Pause") == "Follow")

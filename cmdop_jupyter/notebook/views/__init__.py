@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from ...fleet import Fleet, FleetFront
     from ...stream import Stream
     from ...watching import WaitWatch
+    from .sieve import Looks
 
 
 class Views(Protocol):
     """How streams are shown to the person at this front end."""
 
-    def show(self, stream: Stream, lines: int) -> None:
-        """Show a stream in the current cell."""
+    def show(self, stream: Stream, lines: int, looks: Looks | None = None) -> None:
+        """Show a stream in the current cell, or what is wanted of it."""
+        ...
+
+    def fleets(self, lines: int) -> FleetFront:
+        """What shows a fleet in the current cell, `lines` of a machine that is looked at; 0: in one line."""
+        ...
+
+    def keep_fleet(self, fleet: Fleet) -> dict[str, str]:
+        """The text of a fleet, as it stays in a file."""
+        ...
+
+    def check_terminal(self) -> None:
+        """Raise NotSupported where nobody could see a terminal, and type into it."""
+        ...
+
+    def show_terminal(self, stream: Stream) -> None:
+        """Show a stream as a terminal in the current cell."""
         ...
 
     def waiting(self, streams: Sequence[Stream], what: str) -> WaitWatch:
@@ -39,6 +57,10 @@ class Views(Protocol):
 
     def say(self, text: str) -> None:
         """Tell one line."""
+        ...
+
+    def notices(self, what: str) -> Callable[[str, str], object]:
+        """Make room for notices of a cell; gives what shows one: a title and a text."""
         ...
 
     def current_cell(self) -> tuple[Hashable, Hashable] | None:

@@ -1,7 +1,7 @@
 """One row of a terminal: characters put, overwritten and erased by column; out comes a line in pieces of one style."""
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
 
@@ -23,12 +23,18 @@ class StyledLine:
         spans: Its text in pieces of one style, trailing blanks left off.
         characters: How many the whole row has; more than `spans` hold when its end was cut off.
         headless: The row began before what was read, so its first characters are not known.
+        wraps: It reaches the terminal's last column: what follows may be on the next row.
+        trimmed: Its first known characters were left out.
+        wall_ns: When it was begun: nanoseconds since the epoch; 0 where that is not known.
     """
 
     channel: str
     spans: tuple[tuple[str, Style], ...] = ()
     characters: int = 0
     headless: bool = False
+    wraps: bool = field(default=False, compare=False)
+    trimmed: bool = field(default=False, compare=False)
+    wall_ns: int = field(default=0, compare=False)
 
     @property
     def text(self) -> str:
@@ -57,13 +63,13 @@ class Row:
     Attributes:
         serial: Place among all rows, in order of creation.
         ended: A line feed came; nothing more is expected here.
-        headless: See `StyledLine`.
+        headless, wall_ns: See `StyledLine`.
     """
 
-    __slots__ = ("_chars", "_hidden", "_styles", "_width", "ended", "headless", "serial")
+    __slots__ = ("_chars", "_hidden", "_styles", "_width", "ended", "headless", "serial", "wall_ns")
 
-    def __init__(self, serial: int) -> None:
-        self.serial = serial
+    def __init__(self, serial: int, wall_ns: int = 0) -> None:
+        self.serial, self.wall_ns = serial, wall_ns
         self.ended = self.headless = False
         self._chars: list[str] = []
         self._styles: list[Style] = []
@@ -139,11 +145,11 @@ class Row:
         """Whether nothing of it can be seen."""
         return not self._end() and not self._hidden
 
-    def line(self, channel: str) -> StyledLine:
-        """Return the row as it is shown."""
+    def line(self, channel: str, columns: int | None = None) -> StyledLine:
+        """Return the row as it is shown, by a terminal of so many columns."""
         chars, styles, end = self._chars, self._styles, self._end()
         if not end:
-            return StyledLine(channel, (), self._hidden, self.headless)
+            return StyledLine(channel, (), self._hidden, self.headless, wall_ns=self.wall_ns)
         pieces = []
         if styles.count(styles[0]) == len(styles):
             pieces.append(("".join(chars[:end]), styles[0]))
@@ -153,7 +159,8 @@ class Row:
                 start, at = at, at + len(list(group))
                 pieces.append(("".join(chars[start:at]), style))
         shown = sum([len(text) for text, _ in pieces])
-        return StyledLine(channel, tuple(pieces), shown + self._hidden, self.headless)
+        wraps = columns is not None and end >= columns - 1  # a wide character leaves the last column free
+        return StyledLine(channel, tuple(pieces), shown + self._hidden, self.headless, wraps, wall_ns=self.wall_ns)
 
     def _end(self) -> int:
         """The column behind the last cell that shows anything."""

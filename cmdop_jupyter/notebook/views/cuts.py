@@ -40,6 +40,14 @@ def from_offset(chunks: Sequence[Chunk], offset: int) -> tuple[list[Chunk], int]
     return kept, before
 
 
+def up_to(chunks: Sequence[Chunk], offset: int) -> list[Chunk]:
+    """What lies in front of `offset`."""
+    kept = [chunk for chunk in chunks if chunk.offset < offset]
+    if kept and kept[-1].end > offset:
+        kept[-1] = _part(kept[-1], 0, offset - kept[-1].offset)
+    return kept
+
+
 def begins_with_line(chunks: Sequence[Chunk], cut: int) -> bool:
     """Whether what `last_lines` left begins where a line does: at the log's beginning, or behind a newline."""
     return bool(chunks) and (chunks[0].offset == 0 or cut > 0)

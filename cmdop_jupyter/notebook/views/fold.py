@@ -55,7 +55,9 @@ def fold(
             if not from_start:
                 # Only the first chunk was cut just anywhere; other channels begin with a read of their own.
                 screens[channel].come_late(mid_line=len(screens) == 1)
-        screens[channel].feed(b"".join([chunk.data for chunk in parts]))
+        for wall_ns, same in groupby(parts, key=lambda chunk: chunk.wall_ns):
+            screens[channel].wall_ns = wall_ns
+            screens[channel].feed(b"".join([chunk.data for chunk in same]))
     live: list[tuple[int, str, Row]] = []
     done: list[tuple[int, str, Row]] = []
     for channel, screen in screens.items():
@@ -66,7 +68,7 @@ def fold(
     done.sort(key=lambda entry: entry[0])
     room = max(0, max_lines - len(live))
     picture = sorted(done[max(0, len(done) - room) :] + live, key=lambda entry: entry[0])
-    return [row.line(channel) for _, channel, row in picture[-max_lines:]]
+    return [row.line(channel, columns) for _, channel, row in picture[-max_lines:]]
 
 
 # A stretch of text and line feeds | an SGR | another CSI | a string and perhaps its end | another escape sequence |
@@ -105,6 +107,7 @@ class _Screen:
     def __init__(self, serial: Iterator[int], max_lines: int, columns: int | None, screen_rows: int) -> None:
         self._serial, self._max_lines, self._columns, self._screen_rows = serial, max_lines, columns, screen_rows
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self.wall_ns = 0  # of what is fed
         self._rest = ""  # an escape sequence that has not ended
         self._late = False  # something may have come before the first byte
         self._lost: str | None = None  # text before the first line end, while that has not come
@@ -252,7 +255,7 @@ class _Screen:
             return self._footer
         rows = self._rows
         while len(rows) <= self._y:
-            rows.append(Row(next(self._serial)))
+            rows.append(Row(next(self._serial), self.wall_ns))
         return rows[self._y]
 
     def _line_feed(self) -> None:

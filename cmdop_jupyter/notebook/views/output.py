@@ -17,13 +17,20 @@ import ipywidgets
 
 from ...agent.status import EXITED
 from ...agent.stopping import GRACE
-from ...errors import ConnectFailed, LogDropped, SessionNotFound
+from ...errors import CmdopError, ConnectFailed, LogDropped, SessionNotFound
 from ...machines.base import LinkState, Status, StopReport, Tail
 from ...runtime import runtime
-from .cuts import from_offset, last_lines
+from .cells import StyledLine
+from .cuts import from_offset, last_lines, up_to
 from .frames import TailSize
+from .prompt import PromptField
 from .record import TAIL_BYTES, facts_of, frozen, link_words, picture_of
-from .text import TAIL_LINES, Bundle, Facts, header_html, one_line, snapshot_bundle, to_html
+from .saving import save_log
+from .sieve import Looks, lit
+from .sift import MOST_LINES, Sifting, offset_since
+from .text import LINE_HEIGHT, TAIL_LINES, Bundle, Facts, header_html, one_line, snapshot_bundle, to_html, to_text
+from .tools import Tools
+from .watch import AREA, VIEW, watcher
 
 if TYPE_CHECKING:
     from ...stream import Stream
@@ -34,6 +41,10 @@ END_SECONDS = 0.5  # how long a wait that is over may be kept for the end of the
 LINK_SECONDS = 5.0  # after which a header says anew when a link is tried again
 LEAST_BYTES = 4096  # that a picture gets, whatever else is sent with it
 OVERHEAD = 700  # bytes of a widget message around its content
+FONT = 13  # pixels of a letter's height, about
+EARLIER_LINES = 200  # that one click on Earlier brings
+EARLIER_BYTES = 1024 * 1024  # of the log that they are looked for in, at most
+EARLIER_SENT = 400_000  # bytes of such a picture, which is not one of many
 
 Publish = Callable[[dict[str, Any], str, bool], None]
 
@@ -45,9 +56,22 @@ class OutputView:
         publish: Puts a bundle into the page: (bundle, display id, whether it replaces the one there).
         clock: Gives this view its frames.
         lines: How many lines of the tail are shown.
+        looks: What of the output, and how.
+        watched: Somebody may look at it in a page.
     """
 
-    def __init__(self, stream: Stream, publish: Publish, clock: FrameClock, *, lines: int) -> None:
+    tooled = True  # it has an area to search, to scroll and to copy from
+
+    def __init__(
+        self,
+        stream: Stream,
+        publish: Publish,
+        clock: FrameClock,
+        *,
+        lines: int,
+        looks: Looks | None = None,
+        watched: bool = False,
+    ) -> None:
         self._session, self._machine = stream.facts, stream._machine
         self._publish, self._clock, self._lines = publish, clock, lines
         self._widget_id, self._text_id = uuid.uuid4().hex, uuid.uuid4().hex
@@ -57,8 +81,19 @@ class OutputView:
         self._tail_size = TailSize(TAIL_BYTES)
         self._stale = True  # the picture is not that of the newest tail there is
         self._final: tuple[Bundle, Status] | None = None  # the text that stays, once the session has ended
-        self._from = 0  # the log offset that Clear moved to
-        self._paused = False
+        self._looks, self._watched = looks or Looks(), watched
+        self._sifting: Sifting | None = None  # where not all lines are shown
+        self._from = 0  # the log offset that Clear, or a time, moved to
+        self._from_line = True  # a line begins there
+        self._paused = self._held = False  # `held` by the page: somebody reads there
+        self._paused_at = (0, 0)  # the end of the log, and its newlines, then
+        self._earlier: Tail | None = None  # more than the tail, while it is paused
+        self._more = 0  # lines that are wanted of it
+        self._repaint = False  # though it is paused
+        self._rows = 0  # the most lines that were shown; the picture never gets lower
+        self._painted: tuple[list[StyledLine], int] = ([], 0)
+        self._tools: Tools | None = None
+        self._chores: set[asyncio.Task[None]] = set()
         self._frozen = self._retired = self._text_wanted = False
         self._drawn_end = -1
         self._picture = self._head = ""
@@ -70,6 +105,7 @@ class OutputView:
         self._drawing = asyncio.Lock()
         self._rate = 0.0
         self._rate_from = (0.0, 0)
+        self._prompt = PromptField(stream, lambda: self._clock.dirty(self))
         self._make_widgets()
 
     @property
@@ -84,7 +120,10 @@ class OutputView:
     def _make_widgets(self) -> None:
         name = self._session.name
         small = {"layout": ipywidgets.Layout(width="auto", height="26px")}
-        self._header = ipywidgets.HTML(header_html(self._facts()))
+        # As wide as the page gives, whatever it says: else the buttons would move with its text.
+        self._header = ipywidgets.HTML(
+            header_html(self._facts()), layout=ipywidgets.Layout(flex="1 1 20em", min_width="0", height="28px")
+        )
         self._stop = ipywidgets.Button(
             description="Stop", tooltip=f"End it and all it started (%cmdop stop {name})", **small
         )
@@ -94,16 +133,32 @@ class OutputView:
         self._clear = ipywidgets.Button(
             description="Clear", tooltip="Hide what is shown so far; the log keeps it", **small
         )
-        self._out = ipywidgets.Output()
+        self._more_tools = ipywidgets.Button(
+            description="More", tooltip="Filter, times, stderr, earlier lines, copy, save the log", **small
+        )
+        # Its newest line stays at its lower edge while it grows, and what is scrolled to where it is, without a script.
+        height = f"{(self._lines + 2) * LINE_HEIGHT * FONT:.0f}px"
+        area = ipywidgets.Layout(display="flex", flex_flow="column-reverse", max_height=height, overflow="auto")
+        self._out = ipywidgets.Output(layout=ipywidgets.Layout(flex="0 0 auto"))
+        self._area = ipywidgets.VBox([self._out], layout=area)
+        self._area.add_class(AREA)
         # Clicks come on the main thread or on a subshell's; what they do is done on the I/O thread.
         self._stop.on_click(lambda _: runtime().call_later(self._on_stop))
         self._pause.on_click(lambda _: runtime().call_later(self._on_pause))
         self._clear.on_click(lambda _: runtime().call_later(self._on_clear))
-        bar = ipywidgets.HBox(
-            [self._header, ipywidgets.HBox([self._stop, self._pause, self._clear])],
+        self._more_tools.on_click(lambda _: runtime().call_later(self._on_more))
+        self._buttons = [self._stop, self._pause, self._clear, *([self._more_tools] if self.tooled else [])]
+        self._bar = ipywidgets.HBox(
+            [self._header, ipywidgets.HBox(self._buttons)],
             layout=ipywidgets.Layout(justify_content="space-between", align_items="center", flex_flow="row wrap"),
         )
-        self._box = ipywidgets.VBox([bar, self._out])
+        self._watcher = None
+        if self.tooled and self._watched:
+            self._watcher = watcher(self._out, lambda held: runtime().call_later(lambda: self._on_held(held)))
+        hidden = [ipywidgets.HBox([self._watcher], layout=ipywidgets.Layout(display="none"))] if self._watcher else []
+        self._parts = [self._area, self._prompt.box, *hidden]
+        self._box = ipywidgets.VBox([self._bar, *self._parts])
+        self._box.add_class(VIEW)
 
     def show(self) -> None:
         """Put both outputs into the cell and begin to follow. On the main thread."""
@@ -113,6 +168,10 @@ class OutputView:
         self._publish({"text/plain": text, "text/html": ""}, self._text_id, False)
         runtime().call_later(self._begin)
 
+    def take_answers(self) -> None:
+        """Let whoever looks at the page answer what the session asks."""
+        runtime().call_later(self._prompt.begin)
+
     def _begin(self) -> None:
         self._follower = asyncio.get_running_loop().create_task(self._live())
 
@@ -121,7 +180,12 @@ class OutputView:
     async def _live(self) -> None:
         """Follow the session to its end; then two frames more, in which its text is frozen and the widget retires."""
         with contextlib.suppress(SessionNotFound, ConnectFailed):  # somebody removed it, or closed its client
+            if self._looks.since:
+                self._from, self._from_line = await offset_since(self._machine, self._session.id, self._looks.since)
+            self._sift()
             await self._follow()
+        if self._sifting is not None:
+            self._sifting.stop()
         for _ in range(2):
             self._clock.dirty(self)
             await self._clock.drawn(self)
@@ -223,34 +287,70 @@ class OutputView:
             if head := self._new_head():
                 self._head = self._header.value = head
                 sent.append(len(head.encode()))
-            if tail is not None and not self._paused:
-                picture = self._paint(tail, max(LEAST_BYTES, max_bytes - sum(sent) - 3 * OVERHEAD))
+            if tail is not None and (not self._paused or self._repaint):
+                room = EARLIER_SENT if self._repaint else max(LEAST_BYTES, max_bytes - sum(sent) - 3 * OVERHEAD)
+                picture = self._paint(tail, room)
                 if picture != self._picture:
                     self._picture = picture
                     data = {"text/html": picture, "text/plain": ""}
                     self._out.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
                     sent.append(len(picture.encode()))
+                if self._repaint and self._watcher is not None:
+                    self._watcher.send({"show": True})  # though the page holds it
+                self._repaint = False
             return len(sent), sum(sent) + OVERHEAD * len(sent)
 
     def _paint(self, tail: Tail, max_bytes: int) -> str:
         """The picture of the tail, as HTML of about `max_bytes` at most; says exactly how many lines are not in it."""
-        chunks, before = from_offset(tail.chunks, self._from)
-        cleared = bool(chunks) and chunks[0].offset == self._from
-        count = self._lines
+        count = self._more or self._lines
         while True:
-            lines, skipped = picture_of(self._session, chunks, count, whole=cleared)
-            picture = to_html(lines, skipped=tail.newlines_before + before + skipped)
+            lines, skipped = self._lines_of(tail, count)
+            lines = lit(lines, (*self._looks.highlight, self._looks.search))
+            self._rows = max(self._rows, min(len(lines) + (skipped > 0), self._lines))
+            picture = to_html(lines, skipped=skipped, times=self._looks.times, rows=self._rows)
             size = len(picture.encode())
             if size <= max_bytes or count <= 1:
+                self._painted = lines, skipped
                 return picture
             count = max(1, min(count - 1, count * max_bytes // size))
+
+    def _lines_of(self, tail: Tail, count: int) -> tuple[list[StyledLine], int]:
+        """The last `count` lines to be shown, and how many lie before them."""
+        if self._sifting is not None:
+            return self._sifting.lines(count)
+        if self._paused and self._earlier is not None:
+            tail = dataclasses.replace(self._earlier, chunks=up_to(self._earlier.chunks, self._paused_at[0]))
+        chunks, before = from_offset(tail.chunks, self._from)
+        cleared = bool(chunks) and chunks[0].offset == self._from and self._from_line
+        lines, skipped = picture_of(self._session, chunks, count, whole=cleared)
+        return lines, tail.newlines_before + before + skipped
+
+    def _sift(self) -> None:
+        """Search the log anew for what is to be shown, where that is not all."""
+        if self._sifting is not None:
+            self._sifting.stop()
+            self._sifting = None
+        if self._looks.sifts:
+            self._sifting = Sifting(
+                self._machine, self._session.id, self._looks, self._status, self._from, lambda: self._clock.dirty(self)
+            )
 
     # -- the header
 
     def _facts(self) -> Facts:
         status, link = self._status_now(), self._link_words()
         rate = 0.0 if link else self._measure_rate(status)
-        return facts_of(self._machine, self._session, status, rate=rate, paused=self._paused, link=link)
+        filtered = f"{self._looks.words}: {self._sifting.words}" if self._sifting is not None else ""
+        return facts_of(
+            self._machine,
+            self._session,
+            status,
+            rate=rate,
+            paused=self._paused,
+            since=status.newlines - self._paused_at[1],
+            filtered=filtered,
+            link=link,
+        )
 
     def _link_words(self) -> str:
         machine = self._machine
@@ -351,6 +451,7 @@ class OutputView:
         self._publish(bundle, self._text_id, True)
         self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
         self._frozen = True
+        self._prompt.close()
         return 2, _size(bundle) + 2 * OVERHEAD
 
     def _retire(self) -> tuple[int, int]:
@@ -361,8 +462,11 @@ class OutputView:
         remedy = f"the page was reloaded, so the text of this output is not here: %cmdop keep {self._session.name}"
         self._out.outputs, self._picture = (), ""
         self._header.value = header_html(self._facts(), note=remedy)
-        for button in (self._stop, self._pause, self._clear):
+        for button in self._buttons:
             button.layout.display = "none"  # one layout, so one message
+        if self._tools is not None:
+            self._tools = None
+            self._box.children = (self._bar, *self._parts)
         return 3, len(self._header.value.encode()) + 3 * OVERHEAD
 
     # -- the buttons
@@ -376,13 +480,126 @@ class OutputView:
         self._clock.dirty(self)
 
     def _on_pause(self) -> None:
-        self._paused = not self._paused
-        self._pause.description = "Follow" if self._paused else "Pause"
+        self._held = False
+        self._set_paused(not self._paused)
+        if not self._paused and self._watcher is not None:
+            self._watcher.send({"end": True})
+
+    def _on_held(self, held: bool) -> None:
+        """Somebody scrolled up or selects text in the page, or has done so."""
+        if held and not self._paused:
+            self._held = True
+            self._set_paused(True)
+        elif not held and self._held and not self._more:
+            self._held = False
+            self._set_paused(False)
+
+    def _set_paused(self, paused: bool) -> None:
+        self._paused = paused
+        self._paused_at = max(self._drawn_end, 0), self._tail.status.newlines if self._tail else 0
+        if not paused:
+            self._earlier, self._more = None, 0
+        self._pause.description = "Follow" if paused else "Pause"
         self._clock.dirty(self)
 
     def _on_clear(self) -> None:
-        self._from = max(self._drawn_end, 0)
+        self._from, self._from_line = self._unfinished(), True
+        self._sift()
         self._clock.dirty(self)
+
+    def _unfinished(self) -> int:
+        """Where the line begins that has not ended yet: it stays, as on a terminal, and what is secret in it too."""
+        end = max(self._drawn_end, 0)
+        for chunk in reversed(self._tail.chunks if self._tail is not None else ()):
+            at = chunk.data.rfind(b"\n")
+            if at >= 0:
+                return chunk.offset + at + 1
+            end = chunk.offset
+        return end
+
+    # -- the tools
+
+    def _on_more(self) -> None:
+        self._more_tools.description = "Less" if self._tools is None else "More"
+        if self._tools is not None:
+            self._tools = None
+            self._box.children = (self._bar, *self._parts)
+            return
+        clicks: dict[str, Callable[[], object]] = {
+            "Times": lambda: self._look(times=not self._looks.times),
+            "stderr": lambda: self._look(channel="" if self._looks.channel else "stderr"),
+            "Earlier": self._on_earlier,
+            "Copy": self._on_copy,
+            "Save log": lambda: self._begin_chore(self._save()),
+        }
+        self._tools = Tools(self._looks.search, self._on_search, clicks)
+        self._mark_tools()
+        self._box.children = (self._bar, self._tools.box, *self._parts)
+
+    def _mark_tools(self) -> None:
+        if self._tools is not None:
+            self._tools.mark("Times", self._looks.times)
+            self._tools.mark("stderr", bool(self._looks.channel))
+
+    def _look(self, **changes: object) -> None:
+        """Show something else of the output from now on."""
+        before = self._looks
+        self._looks = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
+        if dataclasses.replace(self._looks, times=before.times) != before:
+            self._sift()
+        self._mark_tools()
+        self._repaint = True
+        self._clock.dirty(self)
+
+    def _on_search(self, text: str) -> None:
+        if self._tools is None or text == self._looks.search:
+            return
+        try:
+            self._look(search=text)
+        except CmdopError as error:
+            self._tools.say(str(error))
+            return
+        self._tools.say("")
+        self._tools.renew_field(text)
+
+    def _on_earlier(self) -> None:
+        if not self._paused:
+            self._set_paused(True)
+        self._more = min(MOST_LINES, max(self._more, self._lines) + EARLIER_LINES)
+        self._begin_chore(self._load_earlier())
+
+    async def _load_earlier(self) -> None:
+        wanted = TAIL_BYTES * (1 + self._more // EARLIER_LINES)
+        self._earlier = await self._machine.tail(self._session.id, min(EARLIER_BYTES, wanted))
+        self._repaint = True
+        self._clock.dirty(self)
+        await self._clock.drawn(self)
+        lines, skipped = self._painted
+        if self._tools is not None and skipped and (self._more >= MOST_LINES or len(lines) < self._more):
+            self._tools.say("no more is shown here: filter, or save the log")
+
+    def _on_copy(self) -> None:
+        if self._tools is not None:
+            lines, skipped = self._painted
+            self._tools.copy(to_text(lines, skipped=skipped, times=self._looks.times))
+
+    async def _save(self) -> None:
+        tools = self._tools
+        if tools is not None:
+            path = await save_log(self._machine, self._session, tools.say)
+            tools.say(f"{path}: the full log, not redacted", link=path)
+
+    def _begin_chore(self, work: Coroutine[Any, Any, None]) -> None:
+        async def do() -> None:
+            try:
+                await work
+            except (CmdopError, OSError) as error:
+                if self._tools is not None:
+                    self._tools.say(str(error))
+
+        task = asyncio.get_running_loop().create_task(do())
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
 
 
 def _forget(task: asyncio.Task[Any]) -> None:

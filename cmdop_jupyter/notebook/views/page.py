@@ -7,24 +7,28 @@ import contextlib
 import contextvars
 import time
 import uuid
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from ...errors import CmdopError
+from ...fleet import Fleet
 from ...machines.base import Exit
 from ...runtime import runtime
 from ...stream import Stream
 from ...waiting import LAST_BYTES, Match, last_words
 from ...words import human_seconds
 from .clock import FrameClock
+from .fleet import FleetView
 from .output import LINK_SECONDS, OutputView
-from .record import kept, link_words
+from .record import kept, kept_fleet, link_words
+from .sieve import Looks
 from .text import shown
 
 PATIENCE = 0.4  # seconds after which a wait is worth a line
 RENEW = 1.0  # seconds between two looks of that line
 FAR_BYTES = 2048  # of another machine's log that its newest line is looked for in
 JOIN_SECONDS = 5.0  # how long the end of a cell may be kept for its texts
+TAIL = 40  # lines of a terminal that nobody looks at
 OVERHEAD = 300  # bytes of a message around its text
 
 
@@ -39,6 +43,7 @@ class PageViews:
         self._shell = shell
         self._clock = runtime().wait(_make_clock())
         self._views: list[OutputView] = []  # those whose text is not final yet
+        self._fleets: list[FleetView] = []  # the same
         self._joined: set[str] = set()  # sessions that somebody waited for in the cell that runs
         self._lines: set[WaitLine] = set()  # whose ending is not shown yet
         self._cell: object | None = object()  # stands for the one that runs
@@ -50,10 +55,37 @@ class PageViews:
         self._shell.events.unregister("pre_run_cell", self._before_cell)
         self._shell.events.unregister("post_run_cell", self._after_cell)
 
-    def show(self, stream: Stream, lines: int) -> None:
-        view = OutputView(stream, self.publish, self._clock, lines=lines)
+    def show(self, stream: Stream, lines: int, looks: Looks | None = None) -> None:
+        view = OutputView(stream, self.publish, self._clock, lines=lines, looks=looks, watched=self._has_page())
+        self._add(view)
+        if self._has_page():
+            view.take_answers()
+
+    def _add(self, view: OutputView) -> None:
         self._views = [*(one for one in self._views if not one.final), view]
         view.show()
+
+    def fleets(self, lines: int) -> PageFleets:
+        return PageFleets(self, lines)
+
+    def show_fleet(self, fleet: Fleet, lines: int) -> None:
+        view = FleetView(fleet, self.publish, self._clock, lines=lines)
+        self._fleets = [*(one for one in self._fleets if not one.final), view]
+        view.show()
+
+    def keep_fleet(self, fleet: Fleet) -> dict[str, str]:
+        return runtime().wait(kept_fleet(fleet))
+
+    def check_terminal(self) -> None:
+        return None
+
+    def show_terminal(self, stream: Stream) -> None:
+        """Without a page the text is all that stays, and the file need not hold a terminal's program."""
+        if not self._has_page():
+            return self.show(stream, TAIL)
+        from .terminal import TerminalView
+
+        self._add(TerminalView(stream, self.publish, self._clock))
 
     def waiting(self, streams: Sequence[Stream], what: str) -> WaitLine:
         return WaitLine(self, streams, what)
@@ -63,6 +95,17 @@ class PageViews:
 
     def say(self, text: str) -> None:
         self.publish({"text/plain": shown(text)}, uuid.uuid4().hex, False)
+
+    def notices(self, what: str) -> Callable[[str, str], object]:
+        if not self._has_page():
+            return lambda title, text: None
+        from .bell import Bell
+
+        bell = Bell(what)
+        view = {"version_major": 2, "version_minor": 0, "model_id": bell.box.model_id}
+        words = {"application/vnd.jupyter.widget-view+json": view, "text/plain": shown(f"Tells of: {what}")}
+        self.publish(words, uuid.uuid4().hex, False)
+        return bell.show
 
     def current_cell(self) -> tuple[Hashable, Hashable] | None:
         parent = self._parent()
@@ -101,7 +144,7 @@ class PageViews:
         if self._has_page():
             self._between.clear()
             runtime().call_later(self._want_texts)
-        elif self._joined or self._lines or self._between or self._views:
+        elif self._joined or self._lines or self._between or self._views or self._fleets:
             with contextlib.suppress(TimeoutError):
                 runtime().wait(self._catch_up(), timeout=JOIN_SECONDS)
         self._cell = None
@@ -128,7 +171,26 @@ class PageViews:
         joined, self._joined = self._joined, set()
         for line in list(self._lines):
             self._clock.sent(*await line.draw(0))
-        await asyncio.gather(*(_join(view, waited_for=view.session_id in joined) for view in self._views))
+        await asyncio.gather(
+            *(_join(view, waited_for=view.session_id in joined) for view in self._views),
+            *(view.join() for view in self._fleets),
+        )
+
+
+class PageFleets:
+    """See `FleetFront`."""
+
+    def __init__(self, views: PageViews, lines: int) -> None:
+        self._views, self._lines = views, lines
+
+    def show(self, fleet: Fleet) -> None:
+        if self._lines:
+            self._views.show_fleet(fleet, self._lines)
+        else:
+            self._views.say(repr(fleet))
+
+    async def waited(self, fleet: Fleet) -> None:
+        return None  # the view itself says it
 
 
 class WaitLine:
@@ -136,7 +198,7 @@ class WaitLine:
 
     def __init__(self, views: PageViews, streams: Sequence[Stream], what: str) -> None:
         self._views, self._machines = views, [one._machine for one in streams]
-        self._sessions = [one.session_id for one in streams]
+        self._sessions = [one.session_id for one in streams if one._facts is not None]  # of a fleet some have none yet
         name = streams[0].name if len(streams) == 1 else f"{len(streams)} streams"
         self._name, self._where = name, f"{what} in {name}" if what.startswith("/") else f"{name} {what}"
         self._began = time.monotonic()
@@ -156,7 +218,7 @@ class WaitLine:
         await asyncio.sleep(PATIENCE)
         while True:
             link = self._link_words()
-            if not link and len(self._sessions) == 1:
+            if not link and len(self._sessions) == len(self._machines) == 1:
                 if self._looking is None or self._looking.done():
                     self._looking = asyncio.create_task(self._look())
                 await asyncio.wait([self._looking], timeout=RENEW)
@@ -187,7 +249,7 @@ class WaitLine:
         size = LAST_BYTES if machine.name == "local" else FAR_BYTES
         with contextlib.suppress(CmdopError):
             lines = last_words((await machine.tail(self._sessions[0], size)).chunks)
-            self._newest = f" · {lines[-1].text[:100]}" if lines else ""
+            self._newest = f" · {shown(lines[-1].text)[:100]}" if lines else ""
 
     def _link_words(self) -> str:
         """How the first link is that is not up."""
@@ -209,7 +271,7 @@ class WaitLine:
     def _words(self, outcome: object) -> str:
         where = self._where
         if isinstance(outcome, Match):
-            return f"✓ {where} after {self._elapsed()} · {outcome.line[:100]}"
+            return f"✓ {where} after {self._elapsed()} · {shown(outcome.line)[:100]}"
         if isinstance(outcome, asyncio.CancelledError):
             return f"– stopped waiting for {where} after {self._elapsed()}; it goes on"
         if isinstance(outcome, BaseException):

@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from ...agent.log import CHANNELS, Chunk
-from ...errors import CmdopError, LogDropped
+from ...errors import CmdopError, LogDropped, NotSupported
+from ...fleet import Fleet
 from ...lines import LONGEST_LINE
 from ...machines.base import Machine
 from ...runtime import runtime
 from ...stream import Stream
 from ...words import human_seconds
 from .fold import StyledLine, fold
-from .record import kept, link_words
+from .record import kept, kept_fleet, link_words
+from .sieve import Looks, Sieve, lit, since_ns
 from .text import shown, to_ansi, to_text
 
 READ_SIZE = 64 * 1024
@@ -32,13 +34,26 @@ class PlainViews:
     def close(self) -> None:
         return None
 
-    def show(self, stream: Stream, lines: int) -> None:
+    def show(self, stream: Stream, lines: int, looks: Looks | None = None) -> None:
         if stream.session_id not in self._printers:
-            self._printers[stream.session_id] = Printer(stream._machine, stream.session_id)
+            self._printers[stream.session_id] = Printer(stream._machine, stream.session_id, looks or Looks())
         self.say(repr(stream))
 
+    def fleets(self, lines: int) -> PlainFleets:
+        return PlainFleets(self)
+
+    def keep_fleet(self, fleet: Fleet) -> dict[str, str]:
+        return runtime().wait(kept_fleet(fleet))
+
+    def check_terminal(self) -> None:
+        raise NotSupported("a terminal view needs a notebook's page, and this is a terminal; nothing was started")
+
+    def show_terminal(self, stream: Stream) -> None:
+        self.check_terminal()
+
     def waiting(self, streams: Sequence[Stream], what: str) -> Printing:
-        return Printing([self._printers[one.session_id] for one in streams if one.session_id in self._printers])
+        sessions = [one.session_id for one in streams if one._facts is not None]
+        return Printing([self._printers[session] for session in sessions if session in self._printers])
 
     def keep(self, stream: Stream) -> dict[str, str]:
         return runtime().wait(kept(stream._machine, stream.facts))
@@ -53,8 +68,25 @@ class PlainViews:
     def say(self, text: str) -> None:
         sys.stdout.write(shown(text) + "\n")
 
+    def notices(self, what: str) -> Callable[[str, str], object]:
+        return lambda title, text: self.say(f"{title}: {text}")
+
     def current_cell(self) -> tuple[Hashable, Hashable] | None:
         return None
+
+
+class PlainFleets:
+    """See `FleetFront`. The grid is printed when a wait for it is over."""
+
+    def __init__(self, views: PlainViews) -> None:
+        self._views = views
+
+    def show(self, fleet: Fleet) -> None:
+        self._views.say(repr(fleet))
+
+    async def waited(self, fleet: Fleet) -> None:
+        sys.stdout.write((await kept_fleet(fleet))["text/plain"] + "\n")
+        sys.stdout.flush()
 
 
 class Printing:
@@ -100,8 +132,10 @@ async def _tell_link(machine: Machine) -> None:
 class Printer:
     """Prints what one session printed, each line once and whole: as text, in colour where there is a terminal."""
 
-    def __init__(self, machine: Machine, session_id: str) -> None:
+    def __init__(self, machine: Machine, session_id: str, looks: Looks) -> None:
         self.machine, self._id = machine, session_id
+        self._looks, self._sieve = looks, Sieve(looks)
+        self._since = since_ns(looks.since, time.time_ns()) if looks.since else 0
         self._offset = 0  # up to which the log was taken
         self._unfinished: dict[str, bytes] = {}  # by channel: what has no newline yet
 
@@ -118,7 +152,7 @@ class Printer:
                     if not await self._step(follow=False):
                         break
         for channel, data in self._unfinished.items():
-            self._write(channel, [Chunk(0, channel, 0, 0, data)])
+            self._write(channel, [Chunk(0, channel, time.time_ns(), 0, data)])
         self._unfinished.clear()
 
     async def _step(self, *, follow: bool) -> bool:
@@ -144,10 +178,10 @@ class Printer:
             data = self._unfinished.pop(chunk.channel, b"") + chunk.data
             end = data.rfind(b"\n") + 1
             if end:
-                self._write(chunk.channel, [Chunk(0, chunk.channel, 0, 0, data[:end])])
+                self._write(chunk.channel, [Chunk(0, chunk.channel, chunk.wall_ns, 0, data[:end])])
             rest = data[end:]
             if len(rest) > LONGEST_LINE:
-                self._write(chunk.channel, [Chunk(0, chunk.channel, 0, 0, rest)])
+                self._write(chunk.channel, [Chunk(0, chunk.channel, chunk.wall_ns, 0, rest)])
             elif rest:
                 self._unfinished[chunk.channel] = rest
 
@@ -155,7 +189,11 @@ class Printer:
         """Print finished lines, as they look in the end."""
         count = sum(chunk.data.count(b"\n") for chunk in chunks) + len(CHANNELS)
         lines: list[StyledLine] = fold(chunks, max_lines=count, from_start=True)
+        lines = [line for line in lines if line.wall_ns >= self._since and self._sieve.takes(line.text)]
+        if not lines:
+            return
+        lines = lit(lines, self._looks.highlight)
         out = sys.stderr if channel == "stderr" else sys.stdout
         render = to_ansi if out.isatty() else to_text
-        out.write(render(lines) + "\n")
+        out.write(render(lines, times=self._looks.times) + "\n")
         out.flush()

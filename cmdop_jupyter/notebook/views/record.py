@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections.abc import Sequence
 
 from ...agent.log import CHANNELS, Chunk
+from ...agent.store import first_line
 from ...errors import LinkLost, LogDropped
+from ...fleet import Fleet
+from ...fleet_stream import FleetStream, last_lines_of
 from ...machines.base import LinkState, Machine, SessionFacts, Status
 from .cuts import begins_with_line, first_lines, last_lines
+from .fleet_text import Entry, FleetFacts
+from .fleet_text import bundle as fleet_bundle
 from .fold import StyledLine, fold
 from .text import HEAD_LINES, TAIL_LINES, Bundle, Facts, frozen_bundle
 
@@ -17,7 +24,15 @@ HEAD_BYTES = 16 * 1024
 
 
 def facts_of(
-    machine: Machine, facts: SessionFacts, status: Status, *, rate: float = 0.0, paused: bool = False, link: str = ""
+    machine: Machine,
+    facts: SessionFacts,
+    status: Status,
+    *,
+    rate: float = 0.0,
+    paused: bool = False,
+    since: int = 0,
+    filtered: str = "",
+    link: str = "",
 ) -> Facts:
     """What a header tells of a session. One that was stopped has not failed; one that ended needs no link."""
     stopped = status.stopped is not None and bool(status.stopped.took)
@@ -29,6 +44,7 @@ def facts_of(
         state="stopping" if status.stopping and not status.over else status.state,
         exit="" if status.exit is None else str(status.stopped) if stopped else str(status.exit),
         failed=status.state == "lost" or (status.exit is not None and not status.exit.ok and not stopped),
+        ended_by_stop=stopped,
         started=facts.created_ns / 1e9,
         elapsed=facts.seconds(status),
         silent=(status.clock_ms - status.output_ms) / 1000 if status.clock_ms else 0.0,
@@ -39,6 +55,8 @@ def facts_of(
         held=status.held,
         held_by=", ".join(status.held_by),
         paused=paused and status.live,
+        since=since,
+        filtered=filtered if status.live else "",
         link=link if status.live else "",
     )
 
@@ -108,3 +126,18 @@ async def frozen(machine: Machine, facts: SessionFacts) -> tuple[Bundle, Status]
         head = fold(first, max_lines=HEAD_LINES, from_start=True)
         skipped -= count
     return frozen_bundle(facts_of(machine, facts, tail.status), head, lines, skipped), tail.status
+
+
+async def kept_fleet(fleet: Fleet) -> Bundle:
+    """The text of a fleet as of now, for somebody who asks: the grid, and the ends of what failed."""
+
+    async def entry(member: FleetStream) -> Entry:
+        lines = await last_lines_of(member)
+        row = member.row(lines[-1] if lines else "")
+        return Entry(row, tail=lines if row.outcome == "failed" else ())
+
+    entries = await asyncio.gather(*map(entry, fleet.members))
+    elapsed = max((one.row.seconds or 0.0 for one in entries), default=0.0)
+    facts = FleetFacts(fleet.name, first_line(str(fleet.request.script)), fleet.started, elapsed)
+    over = all(member.done for member in fleet.members)
+    return fleet_bundle(facts, entries, as_of=None if over else time.time())

@@ -3,13 +3,14 @@
 import html
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 
 from ...words import human_bytes, human_seconds
 from .cells import BIDI, StyledLine
 from .colors import PAGE, escape_sequence, tags
+from .redact import Redactor
 from .sgr import PLAIN
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "human_bytes",
     "human_seconds",
     "one_line",
+    "set_redaction",
     "shown",
     "snapshot_bundle",
     "to_ansi",
@@ -40,8 +42,10 @@ _HARMFUL = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{BIDI}\u2028\u
 _FONT = "font-family:var(--jp-code-font-family,var(--vscode-editor-font-family,monospace))"
 # Inside `code` no page looks for mathematics between two `$`.
 _CODE = f"background:none;border:0;padding:0;color:inherit;font-size:var(--jp-code-font-size,inherit);{_FONT}"
+LINE_HEIGHT = 1.3  # em
 _BLOCK = (
-    f'<code style="display:block;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.3;{_CODE};padding-left:8px">'
+    '<code style="display:block;{}white-space:pre-wrap;overflow-wrap:anywhere;'
+    f'line-height:{LINE_HEIGHT};{_CODE};padding-left:8px">'
 )
 _MARGIN = {
     "stderr": '<div role="group" title="stderr" aria-label="stderr" style="margin-left:-8px;padding-left:5px;'
@@ -49,7 +53,17 @@ _MARGIN = {
     "tty": '<div role="group" title="terminal" aria-label="terminal" style="opacity:.7">',
 }
 _RED, _GREEN, _AMBER, _BLUE, _GREY = PAGE[1], PAGE[2], PAGE[3], PAGE[4], PAGE[8]
-_LIVE = {"starting": _BLUE, "running": _GREEN, "held": _AMBER, "stopping": _AMBER}
+# A glyph a state, told apart by its shape too. What is to be read beside it has the colour of the page's text.
+_LIVE = {
+    "starting": ("○", _BLUE),
+    "running": ("●", _GREEN),
+    "quiet": ("◐", _BLUE),
+    "held": ("▮▮", _AMBER),
+    "stopping": ("■", _AMBER),
+}
+_AWAY, _FAILED, _LOST, _STOPPED, _OVER = ("↯", _AMBER), ("✗", _RED), ("?", _RED), ("■", _GREY), ("✓", _GREEN)
+GLYPHS = (*_LIVE.values(), _AWAY, _FAILED, _LOST, _STOPPED, _OVER)
+DIM = 0.82  # of what matters less; two of them, one in the other, can still be read
 
 # How lines are cut to fit into a file: characters, and whether they lose their colours.
 _LIMITS = ((2000, False), (1000, False), (500, False), (250, False), (250, True), (120, True), (60, True))
@@ -68,7 +82,8 @@ class Facts:
         started: Seconds since the epoch.
         elapsed: Seconds the command has run, or ran.
         exit: How the command ended, in words (`exit 3`); "" while it has not.
-        failed: Whether it ended badly: shown in red.
+        failed: Whether it ended badly.
+        ended_by_stop: Whether somebody stopped it.
         silent: Seconds since the last output.
         bytes, lines: In the log.
         rate: Bytes a second, lately; 0 is not shown.
@@ -78,6 +93,8 @@ class Facts:
         stopped: What a stop took.
         prompt: What it asks for and waits to be told.
         paused: The picture is left as it is.
+        since: How many lines came since then.
+        filtered: What the picture shows of the output, in words; "" for all.
         link: How its machine is reached, while it is not: all else is what was known before.
     """
 
@@ -90,6 +107,7 @@ class Facts:
     elapsed: float
     exit: str = ""
     failed: bool = False
+    ended_by_stop: bool = False
     silent: float = 0.0
     bytes: int = 0
     lines: int = 0
@@ -100,45 +118,71 @@ class Facts:
     stopped: str = ""
     prompt: str = ""
     paused: bool = False
+    since: int = 0
+    filtered: str = ""
     link: str = ""
 
 
-def shown(text: str) -> str:
-    """Return `text` without anything that could do more than be read: all text that is shown or saved passes here.
+_redactor = Redactor()
 
-    Line feeds and tabs stay. Other controls, what turns the direction of text round, and lone surrogates become
-    visible characters, one for one.
+
+def set_redaction(patterns: Iterable[str]) -> None:
+    """Set what `shown` replaces, from now on; see `Redactor`. Raises InvalidRequest."""
+    global _redactor
+    _redactor = Redactor(patterns)
+
+
+def shown(text: str) -> str:
+    """Return `text` as it may be shown or saved: all that is passes here, or as lines by `shown_lines`.
+
+    What looks like a secret is replaced by `[redacted]`. Nothing is left that could do more than be read: line feeds
+    and tabs stay; other controls, what turns the direction of text round, and lone surrogates become visible ones.
     """
+    return _harmless(_redactor(text))
+
+
+def shown_lines(lines: Iterable[StyledLine]) -> list[StyledLine]:
+    """Return lines without their secrets; to be done before anything is cut off. Controls in them stay."""
+    return _redactor.lines(lines)
+
+
+def _harmless(text: str) -> str:
     return text.translate(_HARMLESS) if _HARMFUL.search(text) else text
 
 
-def to_text(lines: Iterable[StyledLine], *, skipped: int = 0) -> str:
-    """Return the lines as plain text; before them how many were `skipped`."""
-    made = [_before(line) + shown(line.text) + _behind(line) for line in lines]
+def to_text(lines: Iterable[StyledLine], *, skipped: int = 0, times: bool = False) -> str:
+    """Return the lines as plain text; before them how many were `skipped`; with `times` when each was begun."""
+    made = [_time(line, times) + _before(line) + _harmless(line.text) + _behind(line) for line in shown_lines(lines)]
     return "\n".join([_skipped(skipped), *made] if skipped else made)
 
 
-def to_ansi(lines: Iterable[StyledLine], *, skipped: int = 0) -> str:
+def to_ansi(lines: Iterable[StyledLine], *, skipped: int = 0, times: bool = False) -> str:
     """Return the same for a terminal, colours as sequences of our own making."""
     made = [_skipped(skipped)] if skipped else []
-    for line in lines:
-        pieces = [_before(line)]
+    for line in shown_lines(lines):
+        pieces = [_time(line, times), _before(line)]
         for text, style in line.spans:
             sequence = escape_sequence(style)
-            pieces.append(f"{sequence}{shown(text)}\x1b[0m" if sequence else shown(text))
+            pieces.append(f"{sequence}{_harmless(text)}\x1b[0m" if sequence else _harmless(text))
         made.append("".join(pieces) + _behind(line))
     return "\n".join(made)
 
 
-def to_html(lines: Iterable[StyledLine], *, skipped: int = 0) -> str:
-    """Return the same as one block that needs no style sheet. Its text is that of `to_text`, and a line feed."""
-    made = [_BLOCK]
+def to_html(lines: Iterable[StyledLine], *, skipped: int = 0, times: bool = False, rows: int = 0) -> str:
+    """Return the same as one block that needs no style sheet. Its text is that of `to_text`, and a line feed.
+
+    Args:
+        rows: How many lines it is high at least.
+    """
+    made = [_BLOCK.format(f"min-height:{rows * LINE_HEIGHT:.1f}em;" if rows else "")]
     if skipped:
         made += (_note(_skipped(skipped)), "\n")
-    for channel, group in groupby(lines, key=lambda line: line.channel):
+    for channel, group in groupby(shown_lines(lines), key=lambda line: line.channel):
         opening = _MARGIN.get(channel, "")
         made.append(opening)
         for line in group:
+            if times:
+                made.append(f'<span style="opacity:{DIM}">{_time(line, times)}</span>')
             _add_html(made, line)
         made.append("</div>" if opening else "")
     made.append("</code>")
@@ -167,7 +211,7 @@ def snapshot_bundle(facts: Facts, lines: Sequence[StyledLine], now: float, *, sk
         skipped_lines: How many came before `lines`.
     """
     as_of = f"as of {_when(now)}"
-    newest = list(lines[-TAIL_LINES:])
+    newest = shown_lines(lines)[-TAIL_LINES:]
     skipped = skipped_lines + len(lines) - len(newest)
 
     def render(lines: list[StyledLine]) -> Bundle:
@@ -176,7 +220,7 @@ def snapshot_bundle(facts: Facts, lines: Sequence[StyledLine], now: float, *, sk
         return {
             "text/plain": "\n".join([f"{one_line(facts)} ({as_of})", *text]),
             # Dim: while the session runs, the view above says the same.
-            "text/html": f'<details style="opacity:.6">{_summary(facts, as_of)}{body}{_about_html(facts)}</details>',
+            "text/html": f"<details>{_summary(facts, as_of, dim=True)}{body}{_about_html(facts)}</details>",
         }
 
     return _bounded(render, newest)
@@ -194,6 +238,7 @@ def frozen_bundle(
         skipped_lines: How many lie between them; those of `head` and `tail` that are too many are added.
         skipped_bytes: How much that is; 0 if it is not known.
     """
+    head, tail = shown_lines(head), shown_lines(tail)
     given = [*head, *tail]
     if skipped_lines:
         begin, end = list(head[:HEAD_LINES]), list(tail[-TAIL_LINES:])
@@ -252,7 +297,7 @@ def _shortened(line: StyledLine, limit: int, plain: bool) -> StyledLine:
             break
         spans.append((text[:left], PLAIN if plain else style))
         left -= len(text)
-    return StyledLine(line.channel, tuple(spans), line.characters, line.headless)
+    return replace(line, spans=tuple(spans))
 
 
 def _before(line: StyledLine) -> str:
@@ -269,15 +314,23 @@ def _skipped(lines: int) -> str:
     return f"… {_count(lines, 'earlier line')} not shown"
 
 
+def _time(line: StyledLine, wanted: bool) -> str:
+    if not wanted:
+        return ""
+    if not line.wall_ns:
+        return " " * 13
+    return datetime.fromtimestamp(line.wall_ns / 1e9).strftime("%H:%M:%S.%f")[:12] + " "
+
+
 def _note(text: str) -> str:
-    return f'<i style="opacity:.7">{_escape(text)}</i>' if text else ""
+    return f'<i style="opacity:{DIM}">{_escape(text)}</i>' if text else ""
 
 
 def _add_html(made: list[str], line: StyledLine) -> None:
     made.append(_note(_before(line)))
     for text, style in line.spans:
         opening, closing = tags(style)
-        made += (opening, _escape(text), closing)
+        made += (opening, html.escape(_harmless(text), quote=False), closing)
     made += (_note(_behind(line)), "\n")
 
 
@@ -291,9 +344,27 @@ def _line(text: str) -> str:
 
 
 def _state(facts: Facts) -> str:
-    said = [facts.exit or facts.state, facts.held, facts.held_by and f"output held by {facts.held_by}", facts.stopped]
-    said += [facts.prompt and f"asks {facts.prompt!r}", "paused" if facts.paused else "", facts.link]
+    word = _word(facts)
+    said = [f"failed, {word}" if facts.failed and facts.exit else word, facts.held]
+    said += [
+        facts.held_by and f"output held by {facts.held_by}",
+        facts.stopped,
+        facts.prompt and f"asks {facts.prompt!r}",
+    ]
+    said += [_paused(facts), facts.filtered, facts.link]
     return _line(", ".join(filter(None, said)))
+
+
+def _word(facts: Facts) -> str:
+    if facts.exit or facts.state != "running" or facts.link or facts.silent <= SILENT:
+        return facts.exit or facts.state
+    return "quiet"
+
+
+def _paused(facts: Facts) -> str:
+    if not facts.paused:
+        return ""
+    return f"paused, {_count(facts.since, 'line')} since" if facts.since else "paused"
 
 
 def _figures(facts: Facts) -> list[str]:
@@ -304,23 +375,35 @@ def _figures(facts: Facts) -> list[str]:
         figures.append(f"{human_bytes(facts.rate)}/s")
     if live and facts.silent > SILENT:
         ago = f"{int(facts.silent)} s" if facts.silent < 60 else human_seconds(facts.silent)
-        figures.append(f"last output {ago} ago")
+        figures.append(f"last output {ago} ago" if facts.bytes else f"no output for {ago}")
     return figures
 
 
+def _glyph(facts: Facts) -> tuple[str, str]:
+    if facts.link:
+        return _AWAY
+    if facts.state == "lost":
+        return _LOST
+    if facts.failed:
+        return _FAILED
+    if facts.exit:
+        return _STOPPED if facts.ended_by_stop else _OVER
+    return _LIVE.get(_word(facts), _OVER)
+
+
 def _facts_html(facts: Facts, note: str = "") -> str:
-    color = _RED if facts.failed else _GREY if facts.exit else _LIVE.get(facts.state, _GREY)
-    color = _AMBER if facts.link else color
+    glyph, color = _glyph(facts)
     state = _escape(_state(facts))
-    if facts.failed or facts.held or facts.link:
-        state = f'<b style="color:{color}">{state}</b>'
+    if facts.failed or facts.held or facts.link or facts.paused:
+        state = f"<b>{state}</b>"
     name = f"<b>{_escape(_line(facts.name))}</b> on {_escape(_line(facts.machine))}"
     said = [name, state, *_figures(facts), *([_escape(_line(note))] if note else [])]
-    return f'<span style="color:{color}">●</span> {" · ".join(said)}'
+    return f'<span style="color:{color}">{glyph}</span> {" · ".join(said)}'
 
 
-def _summary(facts: Facts, note: str = "") -> str:
-    return f'<summary><code style="{_CODE}">{_facts_html(facts, note)}</code></summary>'
+def _summary(facts: Facts, note: str = "", *, dim: bool = False) -> str:
+    opacity = f' style="opacity:{DIM}"' if dim else ""
+    return f'<summary{opacity}><code style="{_CODE}">{_facts_html(facts, note)}</code></summary>'
 
 
 def _about(facts: Facts) -> list[str]:
@@ -331,7 +414,7 @@ def _about(facts: Facts) -> list[str]:
 
 def _about_html(facts: Facts) -> str:
     lines = "<br>".join(_escape(line) for line in _about(facts))
-    return f'<code style="display:block;opacity:.7;{_CODE};padding-left:8px">{lines}</code>'
+    return f'<code style="display:block;opacity:{DIM};{_CODE};padding-left:8px">{lines}</code>'
 
 
 def _when(seconds: float) -> str:

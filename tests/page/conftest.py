@@ -1,0 +1,152 @@
+"""JupyterLab in a real browser: one server and one browser for the tests of a module."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+import screenshots
+
+PATIENCE = 30_000  # milliseconds for whatever a page does
+
+
+class Lab:
+    """One notebook in JupyterLab.
+
+    Attributes:
+        page: Where it is open.
+    """
+
+    def __init__(self, browser: Browser, address: str, folder: Path, cells: list[str], **options: Any) -> None:
+        self._address, self.path = address, folder / f"{uuid.uuid4().hex[:8]}.ipynb"
+        made = [nbformat.v4.new_code_cell(source) for source in ["%load_ext cmdop_jupyter", *cells]]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), self.path)
+        self.context = browser.new_context(viewport={"width": 1400, "height": 1000}, **options)
+        self.context.set_default_timeout(PATIENCE)
+        self.page = self.open()
+        self.run(0)
+
+    def open(self) -> Page:
+        """The notebook in a new page."""
+        page = self.context.new_page()
+        page.goto(f"{self._address}/lab/workspaces/{self.path.stem}/tree/{self.path.name}")
+        page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
+        page.get_by_text("| Idle").wait_for()  # before, a cell that is run asks for a kernel
+        return page
+
+    def cell(self, number: int, page: Page | None = None) -> Locator:
+        return (page or self.page).locator(".jp-Notebook .jp-Cell").nth(number)
+
+    def start(self, number: int) -> None:
+        """Run a cell and do not wait for it."""
+        self.cell(number).scroll_into_view_if_needed()
+        self.cell(number).locator(".cm-content").click()
+        self.page.keyboard.press("Control+Enter")
+
+    def run(self, number: int) -> Locator:
+        """Run a cell to its end."""
+        self.start(number)
+        cell = self.cell(number)
+        cell.locator(".jp-InputPrompt").filter(has_text=DONE).wait_for()
+        return cell
+
+    def add(self, source: str) -> int:
+        """A new last cell; gives its number."""
+        cells = self.page.locator(".jp-Notebook .jp-Cell")
+        count = cells.count()
+        self.page.locator(".jp-Notebook-footer").click()
+        self.until(lambda: cells.count() == count + 1)
+        self.cell(count).locator(".cm-content").click()
+        self.page.keyboard.insert_text(source)
+        return count
+
+    def run_new(self, source: str) -> int:
+        """Run a new last cell to its end."""
+        number = self.add(source)
+        self.run(number)
+        return number
+
+    def save(self) -> nbformat.NotebookNode:
+        """The notebook as the page saves it now."""
+        before = self.path.stat().st_mtime_ns
+        self.cell(0).locator(".jp-InputPrompt").click()
+        self.page.keyboard.press("Control+s")
+        self.until(lambda: self.path.stat().st_mtime_ns != before and self.path.read_text().endswith("}\n"))
+        return nbformat.read(self.path, as_version=4)
+
+    def until(self, is_so: Callable[[], Any], seconds: float = 30) -> Any:
+        """Return what `is_so` gives once that is true."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if result := is_so():
+                return result
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"not so within {seconds} s")
+
+    def close(self) -> None:
+        self.context.close()
+
+
+DONE = re.compile(r"^\[\d+\]:$")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = next(filter(None, map(shutil.which, screenshots.CHROMIUM)))
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*screenshots.QUIET])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture(scope="module")
+def lab_address(lab_folder: Path) -> Iterator[str]:
+    work = lab_folder / "work"
+    work.mkdir()
+    with screenshots.server(work) as address:
+        yield address
+
+
+@pytest.fixture
+def lab(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Callable[..., Lab]]:
+    """Open a notebook of these cells, behind one that loads the extension."""
+    opened: list[Lab] = []
+
+    def lab(*cells: str, **options: Any) -> Lab:
+        opened.append(Lab(browser, lab_address, lab_folder / "work", list(cells), **options))
+        return opened[-1]
+
+    yield lab
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def module_lab(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Lab]:
+    """One notebook for all tests of the module."""
+    one = Lab(browser, lab_address, lab_folder / "work", [])
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def lab_of_its_own(lab: Callable[..., Lab]) -> Lab:
+    """A notebook for this test alone."""
+    return lab()
