@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import select
 import subprocess
 import sys
+import termios
+import time
 
+import pyte
 import pytest
 
 SHELL = """
@@ -94,3 +99,58 @@ def test_keep_and_the_verbs_read_well_as_text(run):
     assert "api on this machine: exit 0, " in done.stdout
     assert re.search(r"^api +local +exit 0 ", done.stdout, re.MULTILINE)
     assert done.stdout.count("hello") >= 4
+
+
+def test_in_a_terminal_the_last_row_says_what_is_waited_for_and_what_is_printed_goes_above_it(state_dir, tmp_path):
+    wait = "until test -e go; do sleep 0.05; done"
+    script = f"echo first; printf half; {wait}; printf '\\rwhole\\n'; echo done; sleep 1000"
+    cells = [
+        LOAD,
+        f"%%cmdop --name api --tty none\n{script}",
+        "_ = api.on_output(lambda data: print('handled'), channel='stdout', unit='line')",
+        "match = await wait_for('^done$', 'api')",
+        "_ = api.stop().result(); print('over')",
+    ]
+    screen = pyte.Screen(100, 40)
+    environment = {**os.environ, "IPYTHONDIR": str(tmp_path / "ipython"), "TERM": "xterm-256color"}
+
+    with pty_of([sys.executable, "-c", SHELL, *cells], screen, environment, tmp_path) as until:
+        waiting = until(lambda rows: any(row.startswith("… waiting for /^done$/ in api") for row in rows[-1:]))
+        until(lambda rows: rows[-1].endswith(" · half"))
+        (tmp_path / "go").touch()
+        rows = until(lambda rows: rows[-1:] == ["over"])
+
+    assert "first" in waiting[:-1]
+    assert [row for row in rows if row in ("first", "whole", "done")] == ["first", "whole", "done"]
+    assert rows.count("handled") == 4  # `half` was a line too
+    assert not any("waiting" in row for row in rows)
+
+
+@contextlib.contextmanager
+def pty_of(command, screen, environment, folder):
+    """Run a command on a terminal; gives what waits until the screen's rows are as wanted, and returns them."""
+    stream = pyte.ByteStream(screen)
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (screen.lines, screen.columns))
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=folder, start_new_session=True
+    )
+    os.close(theirs)
+
+    def until(wanted):
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # it has ended
+                if select.select([ours], [], [], 0.1)[0]:
+                    stream.feed(os.read(ours, 65536))
+            rows = [row.rstrip() for row in screen.display if row.strip()]
+            if wanted(rows or [""]):
+                return rows
+        raise AssertionError(screen.display)
+
+    try:
+        yield until
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)

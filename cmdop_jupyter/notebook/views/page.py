@@ -20,7 +20,7 @@ from ...words import human_seconds
 from .clock import FrameClock
 from .fleet import FleetView
 from .output import LINK_SECONDS, OutputView
-from .record import kept, kept_fleet, link_words
+from .record import kept, kept_fleet, link_words, waited_for
 from .sieve import Looks
 from .text import shown
 
@@ -199,8 +199,8 @@ class WaitLine:
     def __init__(self, views: PageViews, streams: Sequence[Stream], what: str) -> None:
         self._views, self._machines = views, [one._machine for one in streams]
         self._sessions = [one.session_id for one in streams if one._facts is not None]  # of a fleet some have none yet
-        name = streams[0].name if len(streams) == 1 else f"{len(streams)} streams"
-        self._name, self._where = name, f"{what} in {name}" if what.startswith("/") else f"{name} {what}"
+        self._name = streams[0].name if len(streams) == 1 else f"{len(streams)} streams"
+        self._where = waited_for(streams, what)
         self._began = time.monotonic()
         self._id = uuid.uuid4().hex
         self._cell = contextvars.copy_context()  # what it shows first belongs to the cell that called

@@ -17,12 +17,14 @@ from ...runtime import runtime
 from ...stream import Stream
 from ...words import human_seconds
 from .fold import StyledLine, fold
-from .record import kept, kept_fleet, link_words
+from .last_row import LastRow
+from .record import kept, kept_fleet, link_words, waited_for
 from .sieve import Looks, Sieve, lit, since_ns
 from .text import shown, to_ansi, to_text
 
 READ_SIZE = 64 * 1024
 REST_SECONDS = 5.0  # that the end of a wait waits for more output that is there
+ROW_SECONDS = 0.2  # between two looks of the last row
 
 
 class PlainViews:
@@ -30,6 +32,7 @@ class PlainViews:
 
     def __init__(self) -> None:
         self._printers: dict[str, Printer] = {}  # by session
+        self._row = LastRow()
 
     def close(self) -> None:
         return None
@@ -53,7 +56,8 @@ class PlainViews:
 
     def waiting(self, streams: Sequence[Stream], what: str) -> Printing:
         sessions = [one.session_id for one in streams if one._facts is not None]
-        return Printing([self._printers[session] for session in sessions if session in self._printers])
+        printers = [self._printers[session] for session in sessions if session in self._printers]
+        return Printing(printers, waited_for(streams, what), self._row)
 
     def keep(self, stream: Stream) -> dict[str, str]:
         return runtime().wait(kept(stream._machine, stream.facts))
@@ -90,10 +94,16 @@ class PlainFleets:
 
 
 class Printing:
-    """Prints the output of sessions as it comes, for as long as a wait lasts."""
+    """Prints the output of sessions as it comes, for as long as a wait lasts; the last row says what is waited for.
 
-    def __init__(self, printers: Sequence[Printer]) -> None:
-        self._printers = printers
+    Args:
+        what: That, in words.
+    """
+
+    def __init__(self, printers: Sequence[Printer], what: str, row: LastRow) -> None:
+        self._printers, self._what, self._row = printers, what, row
+        self._began = time.monotonic()
+        row.begin()
         self._tasks: list[asyncio.Task[None]] = []
         runtime().call_later(self._begin)
 
@@ -102,11 +112,21 @@ class Printing:
         machines = {printer.machine.name: printer.machine for printer in self._printers}
         self._tasks = [loop.create_task(printer.follow()) for printer in self._printers]
         self._tasks += [loop.create_task(_tell_link(machine)) for machine in machines.values()]
+        self._tasks.append(loop.create_task(self._renew()))
+
+    async def _renew(self) -> None:
+        """Keep the last row up to date: what is waited for, since when, and the newest line that has not ended."""
+        while True:
+            await asyncio.sleep(ROW_SECONDS)
+            newest = next((words for printer in self._printers if (words := printer.unfinished)), "")
+            said = [f"… waiting for {self._what}", human_seconds(time.monotonic() - self._began), newest]
+            self._row.say(shown(" · ".join(filter(None, said))))
 
     async def done(self, outcome: object) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._row.end()
         for printer in self._printers:
             await printer.rest()
 
@@ -138,6 +158,15 @@ class Printer:
         self._since = since_ns(looks.since, time.time_ns()) if looks.since else 0
         self._offset = 0  # up to which the log was taken
         self._unfinished: dict[str, bytes] = {}  # by channel: what has no newline yet
+
+    @property
+    def unfinished(self) -> str:
+        """The newest line that has not ended, as it looks now."""
+        for channel, data in reversed(self._unfinished.items()):
+            lines = fold([Chunk(0, channel, 0, 0, data)], max_lines=1, from_start=True)
+            if lines and self._sieve.takes(lines[-1].text):
+                return to_text(lines[-1:])
+        return ""
 
     async def follow(self) -> None:
         """Print what comes until the session has ended."""

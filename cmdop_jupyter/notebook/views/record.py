@@ -13,6 +13,7 @@ from ...errors import LinkLost, LogDropped
 from ...fleet import Fleet
 from ...fleet_stream import FleetStream, last_lines_of
 from ...machines.base import LinkState, Machine, SessionFacts, Status
+from ...stream import Stream
 from .cuts import begins_with_line, first_lines, last_lines
 from .fleet_text import Entry, FleetFacts
 from .fleet_text import bundle as fleet_bundle
@@ -78,6 +79,12 @@ def link_words(link: LinkState, machine: str, now: float, *, stop_waits: bool = 
     if link.state == "down":
         words += f" (%cmdop connect {machine} tries again)"
     return words + (", the stop waits for the link" if stop_waits else "")
+
+
+def waited_for(streams: Sequence[Stream], what: str) -> str:
+    """What somebody waits for, in words: `/ready/ in api`, `api to exit`."""
+    name = streams[0].name if len(streams) == 1 else f"{len(streams)} streams"
+    return f"{what} in {name}" if what.startswith("/") else f"{name} {what}"
 
 
 def picture_of(
