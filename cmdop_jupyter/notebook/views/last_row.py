@@ -25,7 +25,7 @@ class LastRow:
         self._users += 1
         if self._users == 1 and sys.stdout.isatty():
             self._before = sys.stdout, sys.stderr
-            sys.stdout, sys.stderr = (_Above(self, stream) for stream in self._before)  # type: ignore[assignment]
+            sys.stdout, sys.stderr = (_Above(self, stream) for stream in self._before)
 
     def end(self) -> None:
         """Take it away, with the last who began."""
