@@ -228,6 +228,29 @@ class BlockingStream(_Twin[Stream]):
         """Call `handler(error)` when a handler raised, a sink failed or a cursor met a gap; then none is printed."""
         return self._awaited.on_error(handler, thread=True)
 
+    def on_prompt(self, handler: Handler) -> Subscription:
+        """Call `handler(prompt)` with a `Prompt` whenever the command waits for somebody to type; see `Stream`."""
+        return self._awaited.on_prompt(handler, thread=True)
+
+    def answer(
+        self, pattern: Pattern, *, env: str | None = None, value: str | Callable[[], str] | None = None
+    ) -> Subscription:
+        """Type an answer, and Enter, at each prompt that `pattern` is found in; see `Stream.answer`."""
+        return self._awaited.answer(pattern, env=env, value=value)
+
+    def notify(
+        self, wanted: str, handler: Callable[[str, str, BlockingStream], object] | None = None, *, start: Start = None
+    ) -> Subscription:
+        """Call `handler(title, text, stream)` for each notice of what is `wanted`; see `Stream.notify`."""
+        if handler is None:
+            return self._awaited.notify(wanted, start=start)
+
+        @functools.wraps(handler)
+        def tell(title: str, text: str, _: Stream) -> object:
+            return handler(title, text, self)
+
+        return self._awaited.notify(wanted, tell, start=start)
+
     # -- input, control and waiting
 
     send_input = _blocking(Stream.send_input)

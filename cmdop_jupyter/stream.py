@@ -442,7 +442,7 @@ class Stream:
 
         return self._subscriptions.add(answer.told, events, thread=True)
 
-    def answers(self, prompt: Prompt) -> bool:
+    def _answers_to(self, prompt: Prompt) -> bool:
         """Whether that prompt is answered by itself."""
         return any(answer.takes(prompt) for answer in self._answers)
 

@@ -181,6 +181,26 @@ def test_the_terminal_has_all_that_the_other_one_has(client):
     assert [one.name for one in client.machines.list()] == ["local", "my-server"]
 
 
+def test_what_asks_is_told_of_and_answered_and_notices_come_with_the_stream_that_blocks(client):
+    prompts, notices = [], []
+    stream = client.terminal.create(command="for it in go again; do read -p \"$it? \" word; echo got $word; done")
+
+    def asked(prompt):
+        prompts.append(prompt.text)
+        if prompt.text == "go? ":
+            stream.send_input("yes\n")
+
+    stream.on_prompt(asked)
+    stream.answer("again", value="also")
+    subscription = stream.notify("end", lambda *notice: notices.append(notice))
+
+    assert stream.wait_for("got yes")
+    assert stream.wait_for("got also")
+    subscription.result()
+    assert prompts[0] == "go? "
+    assert [notice[2] for notice in notices] == [stream]
+
+
 def test_both_clients_have_the_same_methods():
     for mine, other in ((BlockingTerminal, Terminal), (BlockingStream, Stream)):
         names = {name for name in vars(other) if not name.startswith("_")} - {"refresh", "adopt", "seconds"}

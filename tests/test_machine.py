@@ -491,8 +491,8 @@ async def test_input_for_a_command_without_one_is_refused(machine):
 
 
 async def input_wait(machine: Machine, session_id: str) -> InputWait:
-    """How it waits for input, once it does."""
-    while not (wait := await machine.waits_for_input(session_id)).reading:
+    """How it waits for input, once it does and what it asked is in the log."""
+    while not ((wait := await machine.waits_for_input(session_id)).reading and wait.end):
         assert not (await machine.status(session_id)).over
     return wait
 

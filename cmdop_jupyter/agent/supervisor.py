@@ -461,6 +461,7 @@ class Supervisor:
         ends, reading = self._ends, prompting.NOBODY
         if self._takes_input and not self._keyboard.unread and ends.control >= 0:
             reading = prompting.reading(ends.device(), os.getpid(), ends.foreground())
+        self._drain()  # who waits has said all it had to say
         canonical, echo, signals = ends.modes()  # last: who asks for a secret sets them just before it reads
         modes = {"echo": echo, "canonical": canonical, "signals": signals}
         return {"reading": reading, **modes, "end": self._log.end}

@@ -60,7 +60,7 @@ class PromptField:
             with contextlib.suppress(CmdopError):  # it was removed, or its client closed
                 async for prompt in self._watch.changes():
                     self._hide()
-                    if prompt is not None and not self._stream.answers(prompt):
+                    if prompt is not None and not self._stream._answers_to(prompt):
                         self._show(prompt)
         finally:
             self._hide()
