@@ -19,8 +19,9 @@ RUN_MARK, TEST_MARK = "CMDOP_TEST_RUN", "CMDOP_TEST"
 RUN = uuid.uuid4().hex
 NUMBERS = itertools.count()
 
-# The same examples each time, so that a change is judged by itself; with CHAOS=1 others each time.
-settings.register_profile("any speed", deadline=None, derandomize="CHAOS" not in os.environ)
+# The same examples each time, so that a change is judged by itself; with CHAOS=1 others each time, and more.
+CHAOS = "CHAOS" in os.environ
+settings.register_profile("any speed", deadline=None, derandomize=not CHAOS, max_examples=300 if CHAOS else 50)
 settings.load_profile("any speed")
 
 
