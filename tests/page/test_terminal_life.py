@@ -22,9 +22,9 @@ def restart(lab) -> None:
     """Restart the kernel of a notebook, as its menu does."""
     lab.choose("Kernel", "Restart Kernel…")
     lab.page.get_by_role("button", name="Confirm Kernel Restart").click()
-    lab.cell(0).locator(".jp-InputPrompt").get_by_text("[ ]:").wait_for()
-    lab.page.get_by_text("| Idle").wait_for()
-    lab.run(0)
+    number = lab.add("%load_ext cmdop_jupyter")
+    lab.start(number)
+    lab.cell(number).locator(".jp-InputPrompt").get_by_text("[1]:").wait_for()  # the first of the new kernel
 
 
 def test_a_reloaded_page_has_the_scrollback_goes_on_and_tells_the_end(notebook):
@@ -41,7 +41,7 @@ def test_a_reloaded_page_has_the_scrollback_goes_on_and_tells_the_end(notebook):
     show.type("the end\n")
     show.until(lambda: "exit 0" in show.says)
     assert show.node.evaluate("node => node.terminal.options.disableStdin")
-    assert "%cmdop keep seen" in show.cell.inner_text()
+    show.until(lambda: "%cmdop keep seen" in show.cell.inner_text())
     notebook.page.get_by_text("| Idle").wait_for()
 
 

@@ -1,4 +1,4 @@
-// built from js/terminal f3e78c45c21faac6172d9eb8e0ac9dff37934dd0a234b60910fc0a138a1d1668 by tools/build-js
+// built from js/terminal cb3cf0582470f8716d2c8c4db7ae9a0d3f0fca01e8e93e7003e8ca6cf6a2bc3f by tools/build-js
 /*
 xterm.js and its addons:
 
@@ -456,14 +456,14 @@ ${d.join(`
 .cmdop-foot, .cmdop-find { display: flex; align-items: center; gap: 8px; padding: 2px 8px; color: var(--cmdop-quiet); }
 .cmdop-foot { min-height: 24px; border-top: 1px solid var(--cmdop-line); }
 .cmdop-says { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.cmdop-says.cmdop-bad { color: var(--jp-error-color1, #d32f2f); }
+.cmdop-says.cmdop-bad { white-space: normal; color: var(--jp-error-color1, #d32f2f); }
 .cmdop-keys { white-space: nowrap; opacity: 0; }
 .cmdop-terminal:focus-within .cmdop-keys { opacity: 1; }
-.cmdop-find { position: absolute; top: 4px; right: 18px; z-index: 10; padding: 4px 6px; gap: 4px; border-radius: 3px;
+.cmdop-find { position: absolute; top: 4px; right: 18px; box-sizing: border-box; max-width: calc(100% - 24px); z-index: 10; padding: 4px 6px; gap: 4px; border-radius: 3px;
   border: 1px solid var(--cmdop-line); box-shadow: 0 2px 6px #0003;
   background: var(--jp-layout-color1, var(--vscode-editorWidget-background, #fff)); }
 .cmdop-find[hidden] { display: none; }
-.cmdop-find input { width: 16em; padding: 2px 6px; border: 1px solid var(--cmdop-line); border-radius: 2px;
+.cmdop-find input { flex: 0 1 16em; min-width: 0; padding: 2px 6px; border: 1px solid var(--cmdop-line); border-radius: 2px;
   color: var(--jp-content-font-color1, inherit); background: var(--jp-layout-color0, transparent); font: inherit; }
 .cmdop-find output { min-width: 6em; text-align: center; }
 .cmdop-terminal button { padding: 1px 7px; border: 1px solid transparent; border-radius: 2px; color: inherit;

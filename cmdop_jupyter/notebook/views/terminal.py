@@ -100,6 +100,10 @@ class TerminalView(OutputView):
         self._tell_link()
         return drawn
 
+    def _retire(self) -> tuple[int, int]:
+        self._header.layout.height = "auto"  # its last words take two lines
+        return super()._retire()
+
     def _tell_link(self) -> None:
         """Say below the terminal where what is typed waits for the link."""
         state = self._machine.link.state
