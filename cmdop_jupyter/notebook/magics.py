@@ -18,7 +18,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from ..agent.log import check_limit
 from ..agent.store import first_line
 from ..client import machine, new_id, start
-from ..errors import CommandFailed, InvalidRequest, LinkLost, NameInUse
+from ..errors import CommandFailed, InvalidRequest, LinkLost, NameInUse, NotSupported
 from ..fleet import Fleet
 from ..machines.base import Machine, StartRequest
 from ..machines.local import LocalMachine
@@ -36,7 +36,7 @@ from . import completion
 from .fleets import confirm, run_cell
 from .links import address
 from .notices import set_up
-from .options import CellOptions, Defaults, read_cell, read_limit, read_size
+from .options import CellOptions, Defaults, Usage, read_cell, read_limit, read_size
 from .tables import Bundle, Note, Table
 from .verbs import Verbs, attached, find
 from .views import Views, make_views
@@ -274,7 +274,7 @@ class CmdopMagics(Magics):
             self._bind(stream)
         set_up([stream], options, self._views)
         if options.view == "output":
-            self._show(stream, options.tail, options.looks)
+            self._show(stream, options.tail, options.looks, "output")
         elif options.view == "terminal":
             self._views.show_terminal(stream)
         else:
@@ -381,8 +381,20 @@ class CmdopMagics(Magics):
         else:
             self._shell.user_ns[name] = stream
 
-    def _show(self, stream: Stream, tail: int | None = None, looks: Looks | None = None) -> None:
-        self._views.show(stream, tail or self.tail, looks)
+    def _show(self, stream: Stream, tail: int | None, looks: Looks, view: str | None) -> None:
+        """Show a stream; where nobody says how, what has one terminal and runs is a terminal again."""
+        looked = tail is not None or looks != Looks()
+        if view == "terminal" and looked:
+            raise Usage("--view terminal shows all as it is: leave out --tail, --include and the like, or the view")
+        if view is None and not looked and stream.facts.tty == "full" and stream.state not in ("ended", "lost"):
+            with contextlib.suppress(NotSupported):
+                self._views.check_terminal()
+                view = "terminal"
+        if view == "terminal":
+            self._views.check_terminal()
+            self._views.show_terminal(stream)
+        else:
+            self._views.show(stream, tail or self.tail, looks)
 
     def _current_cell(self) -> tuple[Hashable, Hashable] | None:
         return self._views.current_cell()

@@ -37,7 +37,8 @@ await wait_for(r"regex", "name")   go on when a line matches; also stream.wait_f
 
 %cmdop ps [--machine M]         sessions of all machines reached before: what runs, what ended
 %cmdop attach NAME              a view of a session, history included; binds NAME again after a kernel restart;
-                                with --include, --exclude, --highlight REGEX, --since T, --timestamps, --tail N
+                                with --include, --exclude, --highlight REGEX, --since T, --timestamps, --tail N;
+                                --view output|terminal (what has one terminal, such as a shell: terminal)
 %cmdop tail NAME [-n LINES]     its newest lines
 %cmdop send [-n] NAME TEXT      type TEXT and a newline (-n: no newline)
 %cmdop signal NAME SIG          send a signal: INT, TERM, HUP, USR1 …
@@ -62,7 +63,7 @@ class Verbs:
     """The verbs.
 
     Args:
-        show: Shows a stream in the current cell.
+        show: Shows a stream in the current cell; the last word is the view that is asked for, None leaves it open.
         bind: Puts a stream into the notebook's namespace under its name, if it may.
         keep: The text of a stream's output, as it is frozen.
         settle: Brings what is shown of a stream up to date.
@@ -74,7 +75,7 @@ class Verbs:
 
     def __init__(
         self,
-        show: Callable[[Stream, int | None, Looks], None],
+        show: Callable[[Stream, int | None, Looks, str | None], None],
         bind: Callable[[Stream], None],
         keep: Callable[[Stream], dict[str, str]],
         settle: Callable[[Stream], None],
@@ -120,12 +121,13 @@ class Verbs:
         parser = Parser(prog="%cmdop attach")
         parser.add_argument("name")
         parser.add_argument("--tail", type=int)
+        parser.add_argument("--view", choices=("output", "terminal"))
         add_looks(parser)
         asked = parser.read(split(rest))
         looks = read_looks(asked)
         stream = attached(asked.name)
         self._bind(stream)
-        self._show(stream, asked.tail, looks)
+        self._show(stream, asked.tail, looks, asked.view)
         return stream
 
     def do_tail(self, rest: str) -> Note:

@@ -2,8 +2,9 @@
 
     python record.py FOLDER [NAME…]
 
-Needs git, vim, bash, apt-get (as root; it reinstalls one small package) and a pip that can find tqdm. Nothing of the
-machine stays in a recording: names of hosts, users and folders are replaced.
+Needs git, vim, htop, bash, apt-get and unshare (as root; apt-get reinstalls one small package) and a pip that can find
+tqdm. Nothing of the machine stays in a recording: names of hosts, users and folders are replaced, and htop sees no
+processes but its own.
 """
 
 import fcntl
@@ -199,10 +200,26 @@ def apt(folder: Path) -> list[tuple[str, bytes]]:
     return record([*command, "sensible-utils"], folder, {"DEBIAN_FRONTEND": "noninteractive"})
 
 
-def vim(folder: Path, keys: Keys) -> list[tuple[str, bytes]]:
-    (folder / "poem.txt").write_text("one\ntwo\nthree\n")
+def vim(folder: Path, keys: Keys, lines: int = 3) -> list[tuple[str, bytes]]:
+    words = ["one", "two", "three", *(f"line {number} 世界 é" for number in range(4, lines + 1))]
+    (folder / "poem.txt").write_text("".join(f"{word}\n" for word in words[:lines]))
     quoted = "printf 'before\\n'; vim -u NONE -i NONE -n poem.txt; printf 'after\\n'"
     return record(["sh", "-c", quoted], folder, {}, keys)
+
+
+def edit(folder: Path) -> list[tuple[str, bytes]]:
+    typed = [b":set number\r", b"\x06", b"/line 70\r", b"dd", b"yy10p", b"3o", "añb 你好".encode(), b"\x1b"]
+    typed += [b":syntax on\r", b":vsplit\r", b"\x17l", b"G", b":resize 12\r", b"gg", b"i" + b"x" * 130 + b"\x1b", b"u"]
+    keys = tuple((1.0 + 0.15 * at, key) for at, key in enumerate([*typed, b":qa!\r"]))
+    return vim(folder, keys, 120)
+
+
+def htop(folder: Path) -> list[tuple[str, bytes]]:
+    script = "for i in 1 2 3 4; do sleep 100$i & done; htop -d 3; kill $(jobs -p)"
+    typed = [b"t", b"\x1b[B", b"\x1b[B", b"?", b" ", b"/sle", b"\r", b"q"]
+    keys = tuple((2.0 + 0.3 * at, key) for at, key in enumerate(typed))
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script]
+    return record(command, folder, {"HTOPRC": os.devnull}, keys)
 
 
 def shell(folder: Path) -> list[tuple[str, bytes]]:
@@ -224,6 +241,8 @@ RECORDINGS: dict[str, Callable[[Path], list[tuple[str, bytes]]]] = {
     "curses": lambda folder: record([sys.executable, "-c", CURSES], folder, {}),
     "yes": lambda folder: record(["sh", "-c", "yes | head -n 1000"], folder, {}),
     "vim": lambda folder: vim(folder, ((1.5, b":q!\r"),)),
+    "vim-edit": edit,
+    "htop": htop,
     "bash": shell,
 }
 

@@ -75,6 +75,15 @@ def test_attach_shows_a_session_with_its_history_and_binds_its_name(notebook):
     assert notebook.ask("[brought.state, brought.tail(1)[0].text]") == ["running", "30"]
 
 
+def test_a_terminal_takes_no_filter_and_without_a_page_attach_shows_text(notebook):
+    notebook.good(f"%%cmdop --name whole --tty full\nseq 30; {STAY}")
+    notebook.good("await whole.wait_for('^30$')")
+
+    assert "leave out --tail" in str(notebook.run("%cmdop attach whole --view terminal --tail 3").error)
+    cell = notebook.good("%cmdop attach whole")
+    notebook.wait_until(lambda: "\n29\n30" in cell.text)
+
+
 def test_attach_tells_when_a_variable_has_the_name(notebook):
     notebook.good(f"%%cmdop --name crowded\n{STAY}")
     notebook.good("crowded = 5")

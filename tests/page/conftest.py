@@ -78,6 +78,11 @@ class Lab:
         self.run(number)
         return number
 
+    def choose(self, menu: str, item: str) -> None:
+        """Choose what a menu has."""
+        self.page.get_by_role("menuitem", name=menu, exact=True).click()
+        self.page.get_by_text(item, exact=True).click()
+
     def save(self) -> nbformat.NotebookNode:
         """The notebook as the page saves it now."""
         before = self.path.stat().st_mtime_ns

@@ -96,6 +96,8 @@ class Flow:
             await self._news.wait()
         await asyncio.sleep(self._sent_at + PACE - time.monotonic())
         try:
+            if not self._painted and not await self._machine.read_nowait(self._id, self._at, 1):
+                self._paint()  # nothing else may come
             chunks = await self._machine.read(self._id, self._at, READ_SIZE)
         except LogDropped:
             return await self._skip()
@@ -108,9 +110,12 @@ class Flow:
                 return await self._skip()
         self._put(chunks[0].offset, data)
         if not self._painted and len(data) < READ_SIZE // 2:
-            self._painted = True
-            self._redraw()
+            self._paint()
         return True
+
+    def _paint(self) -> None:
+        self._painted = True
+        self._redraw()
 
     def _put(self, offset: int, data: bytes) -> None:
         self._at, self._sent_at = offset + len(data), time.monotonic()
@@ -165,7 +170,8 @@ class Flow:
     def _restart(self, offset: int, data: bytes, live: int, text: str) -> None:
         message = {"kind": "start", "offset": offset, "live": live, "text": text, "skipped": self._skipped}
         self._send(message, self.modes.prefix())
-        self._acked = self._at = offset
+        # What is still on its way counts: a page that does not answer is not skipped for again and again.
+        self._at, self._acked = offset, offset - (self._at - self._acked)
         self._put(offset, data)
         self._painted = not (offset and self.modes.other_screen)
 

@@ -60,6 +60,7 @@ class TerminalView(OutputView):
         self._flows: dict[str, Flow] = {}  # by the page's id of its view
         self._leader = ""  # the view that has the size, and answers what programs ask
         self._size = (0, 0)
+        self._away = ""  # what was said of a link that is not up
         self._input = Input()
         self._typing: set[asyncio.Task[None]] = set()
         self._kept: set[asyncio.Task[None]] = set()  # a loop itself does not keep its tasks alive
@@ -93,6 +94,24 @@ class TerminalView(OutputView):
 
     def _paint(self, tail: Tail, max_bytes: int) -> str:
         return ""
+
+    async def draw(self, max_bytes: int) -> tuple[int, int]:
+        drawn = await super().draw(max_bytes)
+        self._tell_link()
+        return drawn
+
+    def _retire(self) -> tuple[int, int]:
+        self._header.layout.height = "auto"  # its last words take two lines
+        return super()._retire()
+
+    def _tell_link(self) -> None:
+        """Say below the terminal where what is typed waits for the link."""
+        state = self._machine.link.state
+        away = "" if state == "up" or not self._status.live else f"link {state}: what you type waits for it"
+        if away != self._away:
+            self._away = away
+            for view in self._flows:
+                self._send(view, {"kind": "link", "text": away})
 
     # -- the pages
 
@@ -139,6 +158,7 @@ class TerminalView(OutputView):
             start=start,
             modes=modes,
         )
+        self._send(view, {"kind": "link", "text": self._away})
 
     def _send(self, view: str, content: dict[str, Any], data: bytes | None = None) -> None:
         self._terminal.send({**content, "view": view}, None if data is None else [data])

@@ -71,7 +71,7 @@ function render({ model, el }) {
   let busyTimer = 0; // runs while the kernel has not taken the keys it was sent
   const waiting = [];
   const told = { cols: 0, rows: 0 };
-  const words = { start: "", refused: "", busy: "", end: "" };
+  const words = { start: "", refused: "", busy: "", link: "", end: "" };
 
   const send = (content, buffers) => model.send({ ...content, view: id, cols: term.cols, rows: term.rows }, undefined, buffers);
   const feed = new Feed(term, send);
@@ -113,7 +113,7 @@ function render({ model, el }) {
   // -- from the kernel
 
   const say = () => {
-    const text = words.refused || words.busy || [words.end, words.start].filter(Boolean).join(" · ");
+    const text = words.refused || words.link || words.busy || [words.end, words.start].filter(Boolean).join(" · ");
     if (says.textContent !== text) says.textContent = says.title = text;
     says.classList.toggle("cmdop-bad", Boolean(words.refused));
   };
@@ -139,8 +139,13 @@ function render({ model, el }) {
     refused(content) {
       words.refused = content.text;
     },
+    link(content) {
+      words.link = content.text;
+      root.classList.toggle("cmdop-away", Boolean(content.text));
+    },
     end(content) {
       over = true;
+      words.link = "";
       words.end = content.text;
       ours.typed();
       term.write("\x1b[?25l");
