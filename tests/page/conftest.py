@@ -24,7 +24,6 @@ import screenshots
 PATIENCE = 30_000  # milliseconds for whatever a page does
 LOADING = 90_000  # for all that a page is made of
 KNOWN = re.compile(r"\| (Idle|Busy)")  # before the kernel is, a cell that is run asks for one
-INDICATOR = ".jp-Notebook-ExecutionIndicator[data-status=idle]"  # that of Notebook 7, which has no status bar
 
 
 class Lab:
@@ -68,8 +67,16 @@ class Lab:
 
     def _await_loaded(self, page: Page) -> None:
         page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=LOADING)
-        known = page.locator(INDICATOR).first if "/notebooks/" in self._url else page.get_by_text(KNOWN).first
-        known.wait_for(timeout=LOADING)
+        if "/notebooks/" not in self._url:
+            page.get_by_text(KNOWN).first.wait_for(timeout=LOADING)
+        else:  # Notebook 7 has no status bar, and says "idle" of no kernel too
+            self.until(lambda: any(self._connected(page)), LOADING / 1000)
+
+    def _connected(self, page: Page) -> Iterator[bool]:
+        for session in page.request.get(f"{self.address}/api/sessions").json():
+            kernel = session["kernel"]
+            if session["path"] == self.path.name:
+                yield kernel["connections"] > 0 and kernel["execution_state"] in ("idle", "busy")
 
     def cell(self, number: int, page: Page | None = None) -> Locator:
         return (page or self.page).locator(".jp-Notebook .jp-Cell").nth(number)
@@ -117,7 +124,7 @@ class Lab:
         while time.monotonic() < deadline:
             if result := is_so():
                 return result
-            self.page.wait_for_timeout(50)
+            self.context.pages[-1].wait_for_timeout(50)
         raise AssertionError(f"not so within {seconds} s")
 
     def close(self) -> None:
@@ -149,6 +156,20 @@ def lab_address(lab_folder: Path) -> Iterator[str]:
     work.mkdir()
     with screenshots.server(work) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def labs(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Callable[..., Lab]]:
+    """Open a notebook of these cells, behind one that loads the extension; all are closed with the module."""
+    opened: list[Lab] = []
+
+    def labs(*cells: str, **options: Any) -> Lab:
+        opened.append(Lab(browser, lab_address, lab_folder / "work", list(cells), **options))
+        return opened[-1]
+
+    yield labs
+    for one in opened:
+        one.close()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from conftest import DONE, Lab
 from nbconvert import HTMLExporter
 from seen import Seen
 
@@ -18,6 +17,7 @@ HOSTILE = (
     r"printf '<script>window.hit=1</script><img src=x onerror=window.hit=2>\033]0;hit\007"
     r"\033]8;;java%s:window.hit=3\033\\link\033]8;;\033\\\033]52;c;aGk=\007\n' script"
 )
+DONE = re.compile(r"^\[\d+\]:$")
 ERROR = re.compile("Error displaying widget|model not found")
 STATES = ("exited", "failed", "lost", "running", "reloaded")
 KILL = """import os, signal, time
@@ -33,19 +33,19 @@ FACTS = {
 }
 
 
-def menu(lab: Lab, *words: str) -> None:
+def menu(lab, *words: str) -> None:
     """Choose from the menu at the top of the page."""
     for word in words:
         lab.page.get_by_role("menuitem", name=word, exact=True).click()
 
 
-def stop_kernel(lab: Lab) -> None:
+def stop_kernel(lab) -> None:
     menu(lab, "Kernel", "Shut Down Kernel")
     lab.page.locator(".jp-Notebook-ExecutionIndicator[data-status=unknown]").wait_for()
 
 
 @pytest.fixture(scope="module")
-def life(browser, lab_address, lab_folder):
+def life(labs, lab_folder):
     """What was seen in a notebook from Run All to when it was opened again without its kernel."""
     go = lab_folder / "go"
     scripts = {
@@ -58,7 +58,7 @@ def life(browser, lab_address, lab_folder):
     cells = [f"%%cmdop --tty none --name {name}\n{script}" for name, script in scripts.items()]
     cells[4] = cells[4].replace("--tty none", "")
     busy = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)"
-    lab = Lab(browser, lab_address, lab_folder / "work", [*cells, busy, KILL])
+    lab = labs(*cells, busy, KILL)
     number = {name: at for at, name in enumerate(scripts, 1)}
     seen = SimpleNamespace(number=number, lab=lab, lines=[], texts={}, pages={}, errors={})
 
@@ -98,8 +98,7 @@ def life(browser, lab_address, lab_folder):
         seen.texts[name] = lab.cell(at).locator(".jp-OutputArea").inner_text()
     seen.whole = lab.page.locator(".jp-Notebook").inner_text()
     seen.elements = lab.page.locator(".jp-OutputArea").locator("img, script, a").count()
-    yield seen
-    lab.close()
+    return seen
 
 
 def test_output_appears_while_the_next_cell_is_busy(life):
@@ -240,24 +239,22 @@ def test_views_of_one_stream_show_the_same_in_one_page_and_in_another(module_lab
     page.close()
 
 
-def test_in_notebook_7_it_runs_is_stopped_and_comes_back(browser, lab_address, lab_folder):
+def test_in_notebook_7_it_runs_is_stopped_and_comes_back(labs):
     cells = [f"%%cmdop --tty none --name {name}\n{COUNT}" for name in ("stopped", "stays")]
-    lab = Lab(browser, lab_address, lab_folder / "work", cells, where="notebooks/{0.name}")
-    try:
-        lab.run(1)
-        lab.run(2)
-        view = Seen(lab, 2)
-        view.reads(re.compile("line 3"))
-        Seen(lab, 1).button("Stop").click()
-        lab.cell(1).locator("summary").get_by_text("stopped").wait_for()
-        lab.save()
-        before = view.newest
+    lab = labs(*cells, where="notebooks/{0.name}")
+    lab.run(1)
+    lab.run(2)
+    view = Seen(lab, 2)
+    view.reads(re.compile("line 3"))
+    Seen(lab, 1).button("Stop").click()
+    lab.cell(1).locator("summary").get_by_text("stopped").wait_for()
+    lab.save()
+    before = view.newest
 
-        lab.reload()
+    lab.reload()
 
-        view = Seen(lab, 2)
-        lab.until(lambda: view.area.inner_text() and view.newest > before)
-        assert "stopped on this machine" in lab.cell(1).inner_text()
-        assert not ERROR.search(lab.page.locator(".jp-Notebook").inner_text())
-    finally:
-        lab.close()
+    view = Seen(lab, 2)
+    view.area.wait_for(timeout=60_000)
+    lab.until(lambda: view.area.inner_text() and view.newest > before)
+    assert "stopped on this machine" in lab.cell(1).inner_text()
+    assert not ERROR.search(lab.page.locator(".jp-Notebook").inner_text())
