@@ -9,7 +9,7 @@ import keyword
 import os
 import shlex
 import uuid
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 import traitlets
@@ -32,7 +32,7 @@ from ..wait import wait_all, wait_for
 from ..waiting import LAST_BYTES, last_words
 from ..watching import no_cell, set_current_cell, set_wait_hook
 from ..words import human_bytes
-from . import completion
+from . import completion, telling
 from .fleets import confirm, run_cell
 from .links import address
 from .notices import set_up
@@ -103,7 +103,7 @@ class CmdopMagics(Magics):
             views.keep_fleet,
         )
         self._given: dict[str, object] = {}
-        self._uninstall: Callable[[], None] = lambda: None
+        self._uninstall = contextlib.ExitStack()  # what `begin` put into the shell
 
     # -- life
 
@@ -112,7 +112,8 @@ class CmdopMagics(Magics):
         set_current_cell(self._current_cell)
         set_wait_hook(self._views.waiting)
         streams.attach = attached
-        self._uninstall = completion.install(self._shell, self._verbs)
+        self._uninstall.callback(completion.install(self._shell, self._verbs))
+        self._uninstall.callback(telling.install(self._shell))
         taken = []
         for name, value in (("wait_for", wait_for), ("wait_all", wait_all), ("cmdop", streams)):
             held = self._shell.user_ns.get(name, value)
@@ -134,7 +135,7 @@ class CmdopMagics(Magics):
         """Take back what `begin` did."""
         set_current_cell(no_cell)
         set_wait_hook(None)
-        self._uninstall()
+        self._uninstall.close()
         self._views.close()
         streams.attach = None
         for name, value in self._given.items():

@@ -1,4 +1,7 @@
-"""JupyterLab in a real browser: one server and one browser for the tests of a module."""
+"""JupyterLab and Notebook 7 in a real browser: one server for all tests of a process, a browser for those of a module.
+
+Loading a page takes longer than all else here, so tests share one where that keeps them apart: a cell each.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,29 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import screenshots
 
 PATIENCE = 30_000  # milliseconds for whatever a page does
+LOADING = 90_000  # for all that a page is made of
+KNOWN = re.compile(r"\| (Idle|Busy)")  # before the kernel is, a cell that is run asks for one
 
 
 class Lab:
-    """One notebook in JupyterLab.
+    """One notebook in JupyterLab, or in another program at `where` on the same server.
 
     Attributes:
         page: Where it is open.
+        path: Its file.
     """
 
-    def __init__(self, browser: Browser, address: str, folder: Path, cells: list[str], **options: Any) -> None:
-        self._address, self.path = address, folder / f"{uuid.uuid4().hex[:8]}.ipynb"
+    def __init__(
+        self,
+        browser: Browser,
+        address: str,
+        folder: Path,
+        cells: list[str],
+        where: str = "lab/workspaces/{0.stem}/tree/{0.name}",
+        **options: Any,
+    ) -> None:
+        self.path = folder / f"{uuid.uuid4().hex[:8]}.ipynb"
+        self.address, self._url = address, f"{address}/{where.format(self.path)}"
         made = [nbformat.v4.new_code_cell(source) for source in ["%load_ext cmdop_jupyter", *cells]]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), self.path)
@@ -41,10 +56,27 @@ class Lab:
     def open(self) -> Page:
         """The notebook in a new page."""
         page = self.context.new_page()
-        page.goto(f"{self._address}/lab/workspaces/{self.path.stem}/tree/{self.path.name}")
-        page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
-        page.get_by_text("| Idle").wait_for()  # before, a cell that is run asks for a kernel
+        page.goto(self._url, wait_until="commit", timeout=LOADING)
+        self._await_loaded(page)
         return page
+
+    def reload(self) -> None:
+        """Load the page anew; what was not saved is not there."""
+        self.page.reload(wait_until="commit", timeout=LOADING)
+        self._await_loaded(self.page)
+
+    def _await_loaded(self, page: Page) -> None:
+        page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=LOADING)
+        if "/notebooks/" not in self._url:
+            page.get_by_text(KNOWN).first.wait_for(timeout=LOADING)
+        else:  # Notebook 7 has no status bar, and says "idle" of no kernel too
+            self.until(lambda: any(self._connected(page)), LOADING / 1000)
+
+    def _connected(self, page: Page) -> Iterator[bool]:
+        for session in page.request.get(f"{self.address}/api/sessions").json():
+            kernel = session["kernel"]
+            if session["path"] == self.path.name:
+                yield kernel["connections"] > 0 and kernel["execution_state"] in ("idle", "busy")
 
     def cell(self, number: int, page: Page | None = None) -> Locator:
         return (page or self.page).locator(".jp-Notebook .jp-Cell").nth(number)
@@ -97,7 +129,7 @@ class Lab:
         while time.monotonic() < deadline:
             if result := is_so():
                 return result
-            self.page.wait_for_timeout(50)
+            self.context.pages[-1].wait_for_timeout(50)
         raise AssertionError(f"not so within {seconds} s")
 
     def close(self) -> None:
@@ -109,6 +141,7 @@ DONE = re.compile(r"^\[\d+\]:$")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for longer than a module: while there is one, its loop runs, and no test of another module could have one."""
     with sync_playwright() as playwright:
         chromium = next(filter(None, map(shutil.which, screenshots.CHROMIUM)))
         browser = playwright.chromium.launch(executable_path=chromium, args=[*screenshots.QUIET])
@@ -116,17 +149,32 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lab")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab_address(lab_folder: Path) -> Iterator[str]:
+    """A module whose server has to be another one has fixtures of these two names."""
     work = lab_folder / "work"
     work.mkdir()
     with screenshots.server(work) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def labs(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Callable[..., Lab]]:
+    """Open a notebook of these cells, behind one that loads the extension; all are closed with the module."""
+    opened: list[Lab] = []
+
+    def labs(*cells: str, **options: Any) -> Lab:
+        opened.append(Lab(browser, lab_address, lab_folder / "work", list(cells), **options))
+        return opened[-1]
+
+    yield labs
+    for one in opened:
+        one.close()
 
 
 @pytest.fixture

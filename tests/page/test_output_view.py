@@ -6,9 +6,9 @@ import html
 import re
 import uuid
 
-import nbformat
 import pytest
 from nbconvert import HTMLExporter
+from seen import Seen
 
 FLOOD = 'i=0; while :; do i=$((i+1)); echo "a line of the flood, number $i"; sleep 0.01; done'
 HOSTILE = (
@@ -17,37 +17,14 @@ HOSTILE = (
 )
 
 
-class Seen:
-    """The view below a cell."""
-
-    def __init__(self, lab, number: int) -> None:
-        self.lab, self.cell = lab, lab.cell(number)
-        self.area = self.cell.locator(".cmdop-area")
-        self.header = self.cell.locator(".cmdop-view code").first
-
-    def button(self, word: str):
-        return self.cell.get_by_role("button", name=word, exact=True)
-
-    def reads(self, text: str | re.Pattern[str]) -> None:
-        self.area.get_by_text(text).first.wait_for()
-
-    def tells(self, pattern: str) -> str:
-        """Wait until the header matches."""
-        return self.lab.until(lambda: re.search(pattern, self.header.inner_text()))[0]
-
-    @property
-    def first(self) -> str:
-        return self.area.locator("code").inner_text().split("\n")[1]
-
-
 @pytest.fixture
-def view(lab):
+def view(module_lab):
     def view(script: str, options: str = "") -> Seen:
-        it = lab(f"%%cmdop --tty none --name seen-{uuid.uuid4().hex[:6]} {options}\n{script}")
-        it.run(1)
-        return Seen(it, 1)
+        name = f"seen-{uuid.uuid4().hex[:6]}"
+        return Seen(module_lab, module_lab.run_new(f"%%cmdop --tty none --name {name} {options}\n{script}"))
 
-    return view
+    yield view
+    module_lab.run_new("for stream in list(cmdop.values()): stream.stop().result()")
 
 
 def test_earlier_lines_can_be_scrolled_to_until_it_is_to_follow(view):
@@ -145,20 +122,20 @@ def test_a_filter_is_entered_more_than_once_and_the_full_log_downloaded(view):
         assert file.read() == "".join(f"{number}\n" for number in range(1, 5001))
 
 
-def test_output_that_tries_to_be_a_page_is_inert_there_and_in_what_is_saved(lab):
-    it = lab(f"%%cmdop --name evil\n{HOSTILE}; read go", "%cmdop send evil x")
-    it.run(1)
-    seen = Seen(it, 1)
+def test_output_that_tries_to_be_a_page_is_inert_there_and_in_what_is_saved(module_lab):
+    it = module_lab
+    number = it.run_new(f"%%cmdop --name evil\n{HOSTILE}; read go")
+    seen = Seen(it, number)
     title = it.page.title()
     seen.reads("after")
     assert "<script>window.hit=1</script>" in seen.area.inner_text()
     assert seen.area.locator("img, script, a").count() == 0
 
-    it.run(2)
-    it.cell(1).locator("summary").get_by_text("exit 0").wait_for()
+    it.run_new("%cmdop send evil x")
+    seen.cell.locator("summary").get_by_text("exit 0").wait_for()
 
-    assert "<script>" in it.cell(1).inner_text()
-    assert it.cell(1).locator(".jp-OutputArea").locator("img, script, a").count() == 0
+    assert "<script>" in seen.cell.inner_text()
+    assert seen.cell.locator(".jp-OutputArea").locator("img, script, a").count() == 0
     assert it.page.evaluate("window.hit") is None
     assert it.page.title() in (title, title.lstrip("● "), f"● {title}") or "hit" not in it.page.title()
     notebook = it.save()
@@ -167,21 +144,5 @@ def test_output_that_tries_to_be_a_page_is_inert_there_and_in_what_is_saved(lab)
     fresh.set_content(page, wait_until="domcontentloaded")
     assert fresh.evaluate("window.hit") is None
     assert "<script>window.hit=1</script>" in html.unescape(re.sub("<[^>]*>", "", page))
-    assert fresh.locator(".jp-OutputArea").locator("img, script, a").count() == 0
-
-
-@pytest.mark.parametrize("script", ["echo hello; exec sleep 1000", "echo hello; exit 3"])
-def test_a_reload_in_between_leaves_text_in_the_file_and_no_error(lab, script):
-    it = lab(f"%%cmdop --name kept-{uuid.uuid4().hex[:6]}\n{script}")
-    it.run(1)
-    it.cell(1).get_by_text("hello").first.wait_for()
-    it.save()
-    it.page = it.open()
-
-    it.until(lambda: "hello" in it.cell(1).inner_text())
-
-    assert "Error displaying widget" not in it.cell(1).inner_text()
-    it.until(lambda: it.path.stat().st_size)
-    saved = nbformat.read(it.path, as_version=4)
-    texts = [output.get("data", {}).get("text/plain", "") for output in saved.cells[1].outputs]
-    assert any("on this machine" in text for text in texts)
+    assert fresh.locator(".jp-OutputArea").locator("img, a").count() == 0
+    fresh.close()

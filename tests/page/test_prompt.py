@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-FAKE = """() => {
+FAKE = """permission => {
   window.told = [];
   window.Notification = class {
-    static permission = "granted";
+    static permission = permission;
     constructor(title, { body }) { window.told.push([title, body]); }
   };
 }"""  # a browser without a screen shows none
@@ -43,8 +43,7 @@ def test_a_secret_is_masked_and_not_in_the_file(module_lab):
     asked.press("Enter")
 
     lab.cell(number).get_by_text("11 letters").first.wait_for()
-    lab.page.keyboard.press("Control+s")
-    lab.until(lambda: "11 letters" in lab.path.read_text())
+    lab.until(lambda: "11 letters" in str(lab.save()))
     assert "xyzzy-plugh" not in lab.path.read_text()
 
 
@@ -75,19 +74,22 @@ def test_a_field_that_appears_takes_no_focus(module_lab):
     assert lab.cell(other).locator(".cm-content").inner_text() == "x = 1"
 
 
-def test_a_notice_is_a_notification_where_the_browser_allows_it_and_a_line(lab):
-    one = lab(permissions=["notifications"])
-    one.page.evaluate(FAKE)
-    number = one.run_new("%%cmdop --name noted --notify end\nsleep 1; exit 3")
+def test_a_notice_is_a_notification_where_the_browser_allows_it_and_a_line(module_lab):
+    module_lab.page.evaluate(FAKE, "granted")
+    number = module_lab.run_new("%%cmdop --name noted --notify end\nread x; exit 3")
+    module_lab.cell(number).locator(".cmdop-view").wait_for()
 
-    one.cell(number).get_by_text("noted has failed").wait_for()
+    module_lab.run_new("%cmdop send noted x")
 
-    [[title, body]] = one.page.evaluate("window.told")
+    module_lab.cell(number).get_by_text("noted has failed").wait_for()
+    [[title, body]] = module_lab.page.evaluate("window.told")
     assert title == "noted has failed"
     assert re.match("exit 3 after ", body)
 
 
 def test_where_it_is_not_allowed_yet_there_is_a_button_to_ask(module_lab):
+    module_lab.page.evaluate(FAKE, "default")
     number = module_lab.run_new("%%cmdop --name ask --notify end\ntrue")
 
-    assert module_lab.cell(number).get_by_text(re.compile("^Tells of: end")).count() == 1
+    module_lab.cell(number).get_by_text(re.compile("^Tells of: end")).wait_for()
+    module_lab.cell(number).get_by_role("button", name=re.compile("allow|notif", re.IGNORECASE)).wait_for()

@@ -30,6 +30,12 @@ FAR_BYTES = 2048  # of another machine's log that its newest line is looked for 
 JOIN_SECONDS = 5.0  # how long the end of a cell may be kept for its texts
 TAIL = 40  # lines of a terminal that nobody looks at
 OVERHEAD = 300  # bytes of a message around its text
+# Opened again without its kernel, a page has an error where the widget was. The text below stands for both. Where a
+# widget is, there are elements; this takes away what is words alone, in the cells that have this style.
+ALONE = (
+    '<style class="cmdop-alone">.jp-OutputArea:has(.cmdop-alone) '
+    ".jp-OutputArea-output:is(.lm-Panel,.jupyter-widgets):not(:has(*)){display:none}</style>"
+)
 
 
 class PageViews:
@@ -117,6 +123,8 @@ class PageViews:
     def publish(self, bundle: dict[str, Any], display_id: str, update: bool) -> None:
         """Put a bundle into the page, or replace the one of that display id, in whatever cell it is."""
         cell = self._cell
+        if bundle.get("text/html"):
+            bundle = {**bundle, "text/html": bundle["text/html"] + ALONE}
         self._shell.display_pub.publish(data=bundle, metadata={}, transient={"display_id": display_id}, update=update)
         if cell is not None and cell is self._cell:
             self._between.pop(display_id, None)
