@@ -14,7 +14,7 @@ from probes import Probed, Sent, begin, heap, sent
 from benchmarks.views import KINDS, worst_second
 
 TYPED = "# typed meanwhile, and all of it arrives"
-PICTURES = 25
+PICTURES = 15
 SHOWN = 40  # lines of a view
 KEPT = 100  # lines of the text that stays
 
@@ -97,7 +97,7 @@ def test_each_picture_of_a_flood_tells_exactly_how_many_lines_are_not_in_it(floo
 def test_the_kernel_sends_a_page_no_more_than_one_budget(flood):
     messages, size = worst_second([one for one in flood.sent if one.kind in KINDS])
 
-    assert PICTURES - 1 <= len(flood.sent)
+    assert len(flood.sent) >= PICTURES - 1
     assert messages <= 20
     assert size <= 1_000_000
 
@@ -136,7 +136,7 @@ def test_a_log_of_100_megabytes_leaves_what_it_has_in_front_and_at_its_end(noteb
     assert f"… {last - KEPT:,} lines not shown" in text.inner_text()
 
 
-# What a server lets pass in 3 seconds is 3 MB. What it drops does not count, but while that much was let pass it drops all.
+# A server lets 3 MB pass in 3 seconds. What it drops does not count, but while that much was let pass it drops all.
 PRINTS = """import pathlib, time
 folder, line, told = pathlib.Path({!r}), "x" * 99 + "\\n", None
 print(line * 27_000, flush=True)
