@@ -23,7 +23,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Error, Playwright, sync
 from tests.page.conftest import Lab, screenshots
 from tests.page.probes import Felt, Probed, begin, felt, heap
 
-COMMAND = "seq -f 'line %.0f of the output, about as long as lines are' 1 {}; echo the very last line"
+# The last line stands in the command otherwise: a page may show that too.
+COMMAND = "seq -f 'line %.0f of the output, about as long as lines are' 1 {}; echo the very la''st line"
 OURS, APPEND, WITH, SHELL = "%%cmdop", "append_stdout", "with out: print", "!cmd"
 LOOP = """import subprocess, ipywidgets
 out = ipywidgets.Output()

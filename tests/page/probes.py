@@ -77,12 +77,8 @@ SCRIPT = """(() => {
       if (seen.includes(text)) found.seconds = found.at;
       console.debug("probe " + JSON.stringify({ ...found, task: probe.task, gap: probe.gap, machine: probe.machine,
         messages: probe.messages, bytes: probe.bytes }));
-      if (found.seconds === null) setTimeout(look, 100);
+      if (found.seconds === null) setTimeout(look, found.lines > 5000 ? 100 : 20); // to look costs as well
     };
-    const changed = new MutationObserver(() => {
-      if (found.seconds === null && cell.querySelector(".jp-OutputArea")?.lastElementChild?.textContent.includes(text))
-        found.seconds = (performance.now() - began) / 1000;
-    });
     look();
   };
 })()"""
