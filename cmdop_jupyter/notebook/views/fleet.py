@@ -135,6 +135,7 @@ class FleetView:
         self._snapshot_at, self._snapshot_of = 0.0, ""
         self._news: asyncio.Event
         self._ended = self._frozen = self._retired = False
+        self._again = False  # all is to be sent once more
         self._stopped = ""
         self._task: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -262,10 +263,16 @@ class FleetView:
 
     async def draw(self, max_bytes: int) -> tuple[int, int]:
         """Bring the widgets up to date, with at most about `max_bytes`; return messages and bytes sent."""
+        if self._frozen and self._again:
+            if not self._retired:
+                self._clock.dirty(self)
+            return self._publish_final()
         if self._frozen:
             return self._retire()
         if self._ended:
             return self._freeze()
+        if self._again:
+            self._again, self._drawn = False, dict.fromkeys(self._drawn, "")
         sent = []
         entries = self._entries()
         if self._snapshot_due(entries):
@@ -279,7 +286,11 @@ class FleetView:
             if len(sent) == FRAME_MESSAGES:
                 self._news.set()  # what is left is in the next one
                 break
-            self._drawn[name] = widget.value = parts[name]
+            self._drawn[name] = parts[name]
+            if widget.value == parts[name]:
+                widget.send_state("value")
+            else:
+                widget.value = parts[name]
             sent.append(len(parts[name].encode()))
         return len(sent), sum(sent) + OVERHEAD * len(sent)
 
@@ -341,11 +352,19 @@ class FleetView:
         return bundle(self._facts(), self._entries(), as_of=None if self._ended else time.time())
 
     def _freeze(self) -> tuple[int, int]:
-        made = self.kept()
+        self._frozen = True
+        return self._publish_final()
+
+    def _publish_final(self) -> tuple[int, int]:
+        self._again, made = False, self.kept()
         self._publish(made, self._text_id, True)
         self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
-        self._frozen = True
         return 2, _size(made) + 2 * OVERHEAD
+
+    def renew(self, *, sure: bool) -> None:
+        """See `OutputView`."""
+        self._again = True
+        self._clock.dirty(self)
 
     def _retire(self) -> tuple[int, int]:
         """Leave in the widget what is seen where the page has forgotten the display ids, as it does on a reload."""

@@ -95,6 +95,7 @@ class OutputView:
         self._tools: Tools | None = None
         self._chores: set[asyncio.Task[None]] = set()
         self._frozen = self._retired = self._text_wanted = False
+        self._unsure = self._again = False  # whether the page has what was sent; it is to be sent once more
         self._drawn_end = -1
         self._picture = self._head = ""
         self._head_at, self._head_of = 0.0, ("", False, False)
@@ -270,6 +271,10 @@ class OutputView:
     async def draw(self, max_bytes: int) -> tuple[int, int]:
         """Bring the widget up to date, with at most about `max_bytes`; return messages and bytes sent."""
         async with self._drawing:
+            if self._frozen and self._again:
+                if not self._retired:
+                    self._clock.dirty(self)
+                return self._publish_final()
             if self._frozen:
                 return self._retire()
             if self._here:
@@ -278,7 +283,7 @@ class OutputView:
                 except SessionNotFound:  # somebody removed it
                     return 0, 0
             if self._final is not None:
-                return self._freeze(*self._final)
+                return self._freeze(self._final[1])
             tail, sent = self._tail, []
             if tail is not None:
                 self._drawn_end = tail.status.end
@@ -287,6 +292,7 @@ class OutputView:
             if head := self._new_head():
                 self._head = self._header.value = head
                 sent.append(len(head.encode()))
+            before = self._picture
             if tail is not None and (not self._paused or self._repaint):
                 room = EARLIER_SENT if self._repaint else max(LEAST_BYTES, max_bytes - sum(sent) - 3 * OVERHEAD)
                 picture = self._paint(tail, room)
@@ -298,7 +304,32 @@ class OutputView:
                 if self._repaint and self._watcher is not None:
                     self._watcher.send({"show": True})  # though the page holds it
                 self._repaint = False
+            self._unsure = self._unsure or bool(sent)
+            if self._again:
+                self._again = False
+                sent += self._resend(head=not head, picture=self._picture == before)
             return len(sent), sum(sent) + OVERHEAD * len(sent)
+
+    def renew(self, *, sure: bool) -> None:
+        """Send with the next frame what the page may have lost.
+
+        Args:
+            sure: It will not lose that too.
+        """
+        if self._unsure:
+            self._unsure, self._again = not sure, True
+            self._clock.dirty(self)
+
+    def _resend(self, *, head: bool, picture: bool) -> list[int]:
+        """Send what has not changed; return the bytes of each message."""
+        sent = []
+        if head:
+            self._header.send_state("value")
+            sent.append(len(self._header.value.encode()))
+        if picture:
+            self._out.send_state("outputs")
+            sent.append(len(self._picture.encode()))
+        return sent
 
     def _paint(self, tail: Tail, max_bytes: int) -> str:
         """The picture of the tail, as HTML of about `max_bytes` at most; says exactly how many lines are not in it."""
@@ -441,17 +472,22 @@ class OutputView:
             if self._frozen:
                 return
             if self._final is not None:
-                self._clock.sent(*self._freeze(*self._final))
+                self._clock.sent(*self._freeze(self._final[1]))
             else:
                 self._clock.sent(1, self._snapshot() + OVERHEAD)
 
-    def _freeze(self, bundle: Bundle, status: Status) -> tuple[int, int]:
+    def _freeze(self, status: Status) -> tuple[int, int]:
         """The session ended: its text stays, the widget goes. Returns messages and bytes sent."""
         self._status = status
+        self._frozen = self._unsure = True
+        self._prompt.close()
+        return self._publish_final()
+
+    def _publish_final(self) -> tuple[int, int]:
+        self._again = False
+        bundle = self._final[0] if self._final is not None else {}
         self._publish(bundle, self._text_id, True)
         self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
-        self._frozen = True
-        self._prompt.close()
         return 2, _size(bundle) + 2 * OVERHEAD
 
     def _retire(self) -> tuple[int, int]:

@@ -29,6 +29,7 @@ RENEW = 1.0  # seconds between two looks of that line
 FAR_BYTES = 2048  # of another machine's log that its newest line is looked for in
 JOIN_SECONDS = 5.0  # how long the end of a cell may be kept for its texts
 TAIL = 40  # lines of a terminal that nobody looks at
+IDLE_SECONDS = 1.0  # after a cell, by which the page's server knows that it is done
 OVERHEAD = 300  # bytes of a message around its text
 # Opened again without its kernel, a page has an error where the widget was. The text below stands for both. Where a
 # widget is, there are elements; this takes away what is words alone, in the cells that have this style.
@@ -48,11 +49,13 @@ class PageViews:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._clock = runtime().wait(_make_clock())
-        self._views: list[OutputView] = []  # those whose text is not final yet
+        self._views: list[OutputView] = []  # those whose text was not final when the last cell was done
         self._fleets: list[FleetView] = []  # the same
         self._joined: set[str] = set()  # sessions that somebody waited for in the cell that runs
         self._lines: set[WaitLine] = set()  # whose ending is not shown yet
         self._cell: object | None = object()  # stands for the one that runs
+        self._due: dict[OutputView | FleetView, None] = {}  # are to be sent once more
+        self._renewal: asyncio.TimerHandle | None = None
         self._between: dict[str, dict[str, Any]] = {}  # what was renewed while none did
         shell.events.register("pre_run_cell", self._before_cell)
         shell.events.register("post_run_cell", self._after_cell)
@@ -68,7 +71,7 @@ class PageViews:
             view.take_answers()
 
     def _add(self, view: OutputView) -> None:
-        self._views = [*(one for one in self._views if not one.final), view]
+        self._views.append(view)
         view.show()
 
     def fleets(self, lines: int) -> PageFleets:
@@ -76,7 +79,7 @@ class PageViews:
 
     def show_fleet(self, fleet: Fleet, lines: int) -> None:
         view = FleetView(fleet, self.publish, self._clock, lines=lines)
-        self._fleets = [*(one for one in self._fleets if not one.final), view]
+        self._fleets.append(view)
         view.show()
 
     def keep_fleet(self, fleet: Fleet) -> dict[str, str]:
@@ -152,10 +155,30 @@ class PageViews:
         if self._has_page():
             self._between.clear()
             runtime().call_later(self._want_texts)
+            shown: list[OutputView | FleetView] = [*self._views, *self._fleets]
+            runtime().call_later(lambda: self._renew_soon(shown))
         elif self._joined or self._lines or self._between or self._views or self._fleets:
             with contextlib.suppress(TimeoutError):
                 runtime().wait(self._catch_up(), timeout=JOIN_SECONDS)
+        self._views = [one for one in self._views if not one.final]
+        self._fleets = [one for one in self._fleets if not one.final]
         self._cell = None
+
+    def _renew_soon(self, views: Sequence[OutputView | FleetView]) -> None:
+        """Have the views sent once more when the cell's end is known.
+
+        While a cell prints more than the page's server lets pass, it drops what we send as well, until the cell ends.
+        """
+
+        def renew() -> None:
+            due, self._due = self._due, {}
+            for view in due:
+                view.renew(sure=self._cell is None)
+
+        self._due.update(dict.fromkeys(views))
+        if self._renewal is not None:
+            self._renewal.cancel()
+        self._renewal = asyncio.get_running_loop().call_later(IDLE_SECONDS, renew)
 
     def _has_page(self) -> bool:
         """Whether somebody could type an answer into the cell that runs; programs that run notebooks say no."""
