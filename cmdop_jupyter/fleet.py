@@ -140,9 +140,9 @@ class Fleet(Mapping[str, FleetStream]):
 
     # -- running
 
-    def begin(self) -> Fleet:
+    def begin(self, started: float | None = None) -> Fleet:
         """Start it on all machines, as many at a time as may be, list it, and show it. Once only; gives itself."""
-        self.started = time.time()
+        self.started = time.time() if started is None else started
         streams.fleets.pop(self.name, None)
         streams.fleets[self.name] = self
         runtime().submit(self._drive())
@@ -267,6 +267,7 @@ class Fleet(Mapping[str, FleetStream]):
         Raises:
             InvalidRequest: There are none, or one is not of this fleet; nothing was started.
         """
+        self._starter.check_again()
         if isinstance(machines, str):
             machines = [machines]
         names = list(self.those("failed", "skipped") if machines is None else machines)
@@ -346,6 +347,9 @@ class Starter:
         self, request: StartRequest, if_running: str = "error", local: Mapping[str, Any] | None = None
     ) -> None:
         self._request, self._if_running, self._local = request, if_running, local or {}
+
+    def check_again(self) -> None:
+        """Raise where it cannot be started anew."""
 
     async def start(self, member: FleetStream) -> None:
         """Start it and give `member` its session. Raises what stands in its way."""

@@ -102,6 +102,7 @@ class CmdopMagics(Magics):
             self._open_shell,
             lambda table, heard, only: views.sessions(table, heard, only, self._bound),
             views.keep_fleet,
+            lambda: views.fleets(self.tail),
         )
         self._given: dict[str, object] = {}
         self._uninstall: Callable[[], None] = lambda: None

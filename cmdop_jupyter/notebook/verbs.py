@@ -11,8 +11,8 @@ from typing import Any
 
 from .. import directory
 from ..directory import machine
-from ..errors import CmdopError, UnknownMachine
-from ..fleet import Fleet
+from ..errors import CmdopError, InvalidRequest, SessionNotFound, UnknownMachine
+from ..fleet import Fleet, FleetFront
 from ..machines.base import Machine, SessionFacts
 from ..machines.parcel import agent_parcel
 from ..runtime import runtime
@@ -22,6 +22,7 @@ from ..streams import streams
 from ..wait import wait_all
 from ..words import human_bytes
 from . import doctor, links
+from .fleets import bring_back
 from .listing import in_order, sessions_table, state_words
 from .options import Parser, Usage, add_looks, read_limit, read_looks, seconds, split
 from .tables import Bundle, Note, Table, Url
@@ -36,7 +37,7 @@ HELP = """\
 await wait_for(r"regex", "name")   go on when a line matches; also stream.wait_for, wait_all
 
 %cmdop ps [--machine M]         sessions of all machines reached before: what runs, what ended; live in a page
-%cmdop attach NAME              a view of a session, history included; binds NAME again after a kernel restart;
+%cmdop attach NAME              a view of a session, or a fleet, history included; binds NAME again after a restart;
                                 with --include, --exclude, --highlight REGEX, --since T, --timestamps, --tail N
 %cmdop tail NAME [-n LINES]     its newest lines
 %cmdop send [-n] NAME TEXT      type TEXT and a newline (-n: no newline)
@@ -69,6 +70,7 @@ class Verbs:
         finish: Brings what is shown of a session to its end, before it is removed; by its id.
         say: Tells one line in the current cell.
         keep_fleet: The text of a fleet, as it is frozen.
+        fleet_front: What shows a fleet in the current cell.
         open_shell: Shows a login shell in the current cell: (machine, its name or None, whether not to ask first).
         sessions: Makes a table live, where it can be: (table, what machines said, the one machine that was named).
     """
@@ -76,7 +78,7 @@ class Verbs:
     def __init__(
         self,
         show: Callable[[Stream, int | None, Looks], None],
-        bind: Callable[[Stream], None],
+        bind: Callable[[Stream | Fleet], None],
         keep: Callable[[Stream], dict[str, str]],
         settle: Callable[[Stream], None],
         finish: Callable[[str], None],
@@ -84,10 +86,12 @@ class Verbs:
         open_shell: Callable[[str, str | None, bool], object],
         sessions: Callable[[Table, Sequence[links.Heard], str | None], Table],
         keep_fleet: Callable[[Fleet], dict[str, str]],
+        fleet_front: Callable[[], FleetFront],
     ) -> None:
         self._show, self._bind, self._keep, self._say = show, bind, keep, say
         self._settle, self._finish = settle, finish
         self._open_shell, self._keep_fleet, self._sessions = open_shell, keep_fleet, sessions
+        self._fleet_front = fleet_front
 
     @classmethod
     def names(cls) -> list[str]:
@@ -117,17 +121,31 @@ class Verbs:
         table = sessions_table(ordered, [each.problem for each in heard if each.problem])
         return self._sessions(table, heard, asked.machine)
 
-    def do_attach(self, rest: str) -> Stream:
+    def do_attach(self, rest: str) -> Stream | Fleet:
         parser = Parser(prog="%cmdop attach")
         parser.add_argument("name")
         parser.add_argument("--tail", type=int)
         add_looks(parser)
         asked = parser.read(split(rest))
         looks = read_looks(asked)
+        fleet = self._attach_fleet(asked.name)
+        if fleet is not None:
+            if looks != Looks():
+                raise Usage(f"{asked.name} is a fleet: attach one machine of it to filter its output")
+            self._bind(fleet)
+            return fleet
         stream = attached(asked.name)
         self._bind(stream)
         self._show(stream, asked.tail, looks)
         return stream
+
+    def _attach_fleet(self, name: str) -> Fleet | None:
+        """The fleet that is meant, shown; None where it is one session."""
+        fleet = fleet_of(name)
+        if fleet is not None:
+            self._fleet_front().show(fleet)
+            return fleet
+        return None if _ours(name) or not _on_several(name) else bring_back(name, self._fleet_front())
 
     def do_tail(self, rest: str) -> Note:
         asked = _read("tail", rest, "name", lines=10)
@@ -271,6 +289,20 @@ def where_is(name: str) -> tuple[Machine, SessionFacts]:
             return stream._machine, runtime().wait(stream._machine.find(stream.name))
     found = links.locate(name)
     return machine(found.machine), found.facts
+
+
+def _on_several(name: str) -> bool:
+    """Whether sessions of that name are on several machines."""
+    where = name.rpartition(":")[0]
+    if where.startswith("@") or "[" in where:
+        return True
+    try:
+        links.locate(name)
+    except SessionNotFound:
+        pass
+    except InvalidRequest:
+        return True
+    return False
 
 
 def fleet_of(name: str) -> Fleet | None:

@@ -1,4 +1,4 @@
-"""`%cmdop ps` in a real page: a table that is renewed by itself, with buttons, and a plain one that stays in the file."""
+"""`%cmdop ps` in a real page: a table renewed by itself, with buttons, and a plain one that stays in the file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
-import nbformat
 import pytest
 from reach import own_places
 
@@ -74,3 +72,96 @@ def test_the_table_is_renewed_by_itself_and_sees_all_machines(it, seen):
     seen.tells("late", r"far.*● running")
     it.run_new("%cmdop send far:late x")
     seen.tells("late", "✗ exit 4")
+
+
+def test_a_row_opens_for_its_live_output_and_closes(it, seen):
+    seen.click("away", "Open")
+    seen.cell.locator(".cmdop-area").get_by_text("hello from far").wait_for()
+    assert seen.row("away").get_by_role("button", name="Close far:away").get_attribute("aria-expanded") == "true"
+
+    seen.click("gone", "Open")
+    seen.cell.locator(".widget-html details").get_by_text("last words", exact=True).wait_for()
+    assert seen.cell.locator(".cmdop-area").count() == 0
+
+    seen.click("gone", "Close")
+    seen.cell.locator(".widget-html details").wait_for(state="hidden")
+
+
+def test_attach_binds_the_name_as_the_magic_does(it, seen):
+    it.run_new("del away, late; cmdop['far:away'].detach() if 'far:away' in cmdop else None; late2 = 1")
+    seen.click("away", "Attach")
+    seen.said("far:away: the variable away is its stream")
+    seen.cell.locator(".cmdop-area").get_by_text("hello from far").wait_for()
+
+    number = it.run_new("print(away.tail(1)[0].text, '|', away.machine)")
+
+    it.cell(number).get_by_text("hello from far | far").wait_for()
+    it.run_new("away = 5")
+    seen.click("away", "Attach")
+    seen.said("away would hide a variable of yours")
+    seen.click("away", "Close")
+
+
+def test_clicks_work_while_a_cell_awaits_and_a_stop_says_what_it_took(it, seen):
+    number = it.add("await wait_for('never', 'api')")
+    it.start(number)
+
+    seen.click("away", "Stop")
+
+    seen.said(r"far:away: stopped by INT")
+    seen.tells("away", "■ stopped by INT")
+    assert it.cell(number).locator(".jp-InputPrompt").inner_text() == "[*]:"
+    it.page.keyboard.press("Escape")
+    seen.click("api", "Stop")
+    seen.said(r"api: stopped by INT")
+
+
+def test_a_shell_opens_as_a_terminal(it, seen):
+    it.run_new("%cmdop shell local --name bash1")
+    seen.tells("bash1", "running")
+
+    seen.click("bash1", "Open")
+
+    seen.cell.locator(".xterm").wait_for()
+    seen.click("bash1", "Stop")
+    seen.tells("bash1", "stopped by")
+
+
+def test_many_that_ended_are_folded_and_told(it, seen):
+    it.run_new(
+        "from cmdop_jupyter.client import machine, new_id, start\n"
+        "from cmdop_jupyter.machines.base import StartRequest\n"
+        "asked = [StartRequest(id=new_id(), name=f'many{n}', script='true', tty='none') for n in range(15)]\n"
+        "many = [start(machine(), one) for one in asked]\n"
+        "for one in many: one.result().wait_exit().result()"
+    )
+    seen.tells("many14", "✓ exit 0")
+    rest = seen.cell.locator(".cmdop-ps").get_by_text(re.compile(r"… and \d+ that ended"))
+    rest.wait_for()
+    it.until(lambda: seen.row("many0").count() == 0)
+
+    seen.cell.get_by_role("button", name="Show more").click()
+
+    seen.tells("many0", "exit 0")
+    rest.wait_for(state="hidden")
+
+
+def test_the_file_has_the_plain_table_and_a_later_page_no_error(it, seen):
+    def texts() -> str:
+        outputs = it.save().cells[4].outputs
+        assert ["application/vnd.jupyter.widget-view+json" in one.data for one in outputs] == [False]
+        return outputs[0].data["text/plain"]
+
+    it.until(lambda: re.search(r"^many14 +local +exit 0", texts(), re.M))
+    assert re.search(r"^gone +local +exit 3 .* echo last words", texts(), re.M)
+
+    copy = it.path.with_name(f"{uuid.uuid4().hex}.ipynb")
+    shutil.copy(it.path, copy)
+    page = it.context.new_page()
+    page.goto(f"{it._address}/lab/workspaces/{copy.stem}/tree/{copy.name}")
+    page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
+    page.get_by_text("| Idle").wait_for()
+    page.get_by_text(re.compile(r"\d+ sessions?, \d+ running, as of")).first.click()
+    it.cell(4, page).get_by_text("last words").first.wait_for()
+    assert it.cell(4, page).get_by_text("Error displaying widget").count() == 0
+    page.close()

@@ -27,6 +27,12 @@ const STYLE = `
 .cmdop-ps { container-type: inline-size }
 @container (max-width: 760px) { .cmdop-ps .began { display: none } }
 @container (max-width: 620px) { .cmdop-ps .command, .cmdop-ps .output { display: none } }
+@container (max-width: 440px) {
+  .cmdop-ps thead { display: none }
+  .cmdop-ps tr { display: flex; flex-wrap: wrap; padding-bottom: 4px }
+  .cmdop-ps td.does { position: static; flex-basis: 100%; padding-left: 0 }
+  .cmdop-ps td.does button:first-child { margin-left: 0 }
+}
 `;
 
 function duration(seconds) {

@@ -21,7 +21,7 @@ from ...agent.store import first_line
 from ...errors import CmdopError, LogDropped
 from ...fleet import Fleet
 from ...fleet_stream import FleetStream, newest
-from ...lines import LineAssembler
+from ...lines import Line, LineAssembler
 from ...machines.base import Tail
 from ...runtime import runtime
 from .fleet_text import (
@@ -37,7 +37,7 @@ from .fleet_text import (
     stop_words,
 )
 from .record import link_words, picture_of
-from .text import Bundle, to_html
+from .text import Bundle, masked, to_html
 
 if TYPE_CHECKING:
     from .clock import FrameClock
@@ -81,23 +81,28 @@ class Watched:
         if now - at >= 0.5:
             self.rate = max(0, status.end - end) / (now - at) if at else 0.0
             self._rate_from = (now, status.end)
-        self.lines = newest(tail.chunks)
+        self.lines = masked([("", text) for text in newest(tail.chunks)])
         return [
             (
                 now - max(0, status.wall_ns - line.wall_ns) / 1e9,
-                NewLine(self.member.machine, self.color, line.text, line.channel),
+                NewLine(self.member.machine, self.color, text, line.channel),
             )
-            for line in self._fresh(tail.chunks)
+            for line, text in self._fresh(tail.chunks)
         ]
 
-    def _fresh(self, chunks: list[Chunk]) -> list[Any]:
+    def _fresh(self, chunks: list[Chunk]) -> list[tuple[Line, str]]:
+        """The whole lines that are new, and how each is shown: what is secret may be more than one line."""
         if not chunks:
             return []
         assembler, begin = LineAssembler(), chunks[0].offset
         lines = [line for chunk in chunks for line in assembler.feed(chunk)]
         known, self._merged_to = self._merged_to, max([self._merged_to, *(line.end + 1 for line in lines)])
         # What a tail begins with may be the end of a line.
-        return [line for line in lines if line.start >= known and (line.start > begin or begin in (0, known))]
+        return [
+            (line, text)
+            for line, text in zip(lines, masked([(line.channel, line.text) for line in lines]), strict=True)
+            if line.start >= known and (line.start > begin or begin in (0, known))
+        ]
 
     def entry(self) -> Entry:
         """Its row as of now."""
@@ -125,8 +130,10 @@ class FleetView:
         self.fleet = fleet
         self._publish, self._clock, self._lines = publish, clock, lines
         self._widget_id, self._text_id = uuid.uuid4().hex, uuid.uuid4().hex
-        self._began, self._began_at = time.monotonic(), time.time()
-        self._over_at: float | None = None
+        self._began_at = fleet.started
+        self._over_at: float | None = None  # seconds since the epoch
+        if all(member.done for member in fleet.members):  # it is looked at again
+            self._over_at = self._began_at + max([0.0, *(one.ran() for one in fleet.members if one.attached)])
         self._watched = [Watched(member, number) for number, member in enumerate(fleet.members)]
         self._merged: list[tuple[float, int, NewLine]] = []
         self._count = 0
@@ -309,8 +316,8 @@ class FleetView:
 
     def _elapsed(self) -> float:
         if self._over_at is None and all(member.done for member in self.fleet.members):
-            self._over_at = time.monotonic()
-        return (self._over_at or time.monotonic()) - self._began
+            self._over_at = time.time()
+        return max(0.0, (self._over_at or time.time()) - self._began_at)
 
     # -- the text that stays
 

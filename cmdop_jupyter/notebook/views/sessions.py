@@ -106,7 +106,7 @@ class SessionsView:
         self._widget = SessionsWidget(board=self._board())
         # Clicks come on the main thread or on a subshell's; what they do is done on the I/O thread.
         self._widget.on_msg(lambda _, content, buffers: runtime().call_later(lambda: self._hear(content)))
-        self._pane = ipywidgets.VBox([])
+        self._pane = ipywidgets.VBox([], layout=ipywidgets.Layout(margin="6px 0 0 0"))
         self._box = ipywidgets.VBox([self._widget, self._pane])
         self._widget.box = self._box.model_id
 
