@@ -17,7 +17,7 @@ from .links import Ear, Heard, others
 from .listing import in_order
 
 LIST_SECONDS = 3.0  # after which a machine is asked for new sessions
-LIST_SHARE = 20  # times as long as listing took, where that is longer
+LIST_SHARE, LIST_MOST = 5, 15.0  # times as long as listing took, where that is longer; but no longer than that
 PAUSE_SECONDS = 0.3  # before a machine is listed anew that could not say how a session is
 AGAIN_SECONDS = 20.0  # after which one that did not answer is asked again
 
@@ -124,7 +124,7 @@ class _Follower:
                 if heard.problem and (before := self._roll._heard.get(self.ear.name)):
                     heard = dataclasses.replace(heard, found=before.found)  # they go on, as far as we know
                 self._know(heard)
-                rest = AGAIN_SECONDS if heard.problem else max(LIST_SECONDS, LIST_SHARE * took)
+                rest = AGAIN_SECONDS if heard.problem else min(LIST_MOST, max(LIST_SECONDS, LIST_SHARE * took))
                 await self._changes(time.monotonic() + rest)
         finally:
             self._let_go()

@@ -127,7 +127,10 @@ def test_without_a_page_there_is_the_plain_table_only(looked_at):
 
 def test_what_cannot_be_reached_is_told_and_its_sessions_stay(looked_at, board):
     (looked_at.work / "cable").unlink()
-    looked_at.good("from cmdop_jupyter.directory import machine; machine('far')._link._process.kill()")
+    looked_at.good(
+        "import os; from cmdop_jupyter.directory import machine; pid = machine('far')._link._process.pid\n"
+        "for child in open(f'/proc/{pid}/task/{pid}/children').read().split(): os.kill(int(child), 9)"
+    )
 
     board.until(lambda: any("the cable is out" in note for note in board.board["notes"]))
 
