@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_new_sessions_and_new_states_come_by_themselves_also_while_a_cell_comput
     board.until(lambda: board.row("late").get("state") == "exit 3")
 
     assert (board.row("late")["machine"], board.row("late")["live"]) == ("far", False)
-    looked_at.wait_until(lambda: "late   far      exit 3" in board.cell.text, 60)
+    looked_at.wait_until(lambda: re.search(r"^late +far +exit 3", board.cell.text, re.M), 60)
 
 
 def test_a_stop_says_what_it_took_and_attach_binds(looked_at, board):
