@@ -14,6 +14,7 @@ from conftest import Lab
 from reach import own_places, ssh_to
 from sshd import Sshd
 
+pytestmark = pytest.mark.timeout(400)  # eighty machines are dialled
 MANY, SERVERS = 60, 20
 HERE = "here=$(basename $(dirname $CMDOP_STATE_DIR))"
 DEAD = '[machines.dead]\nlink = ["sh", "-c", "echo the cable is out >&2; exit 1"]\n'
@@ -31,7 +32,7 @@ class Fleet:
     def tells(self, pattern: str) -> str:
         """Wait until the header matches."""
         head = self.cell.locator(".widget-html code").first
-        return self.lab.until(lambda: re.search(pattern, head.inner_text()), 120)[0]
+        return self.lab.until(lambda: re.search(pattern, head.inner_text()), 200)[0]
 
     def rows(self) -> list[str]:
         return self.table.locator('[role="row"]').all_inner_texts()[1:]

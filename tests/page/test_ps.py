@@ -161,7 +161,6 @@ def test_the_file_has_the_plain_table_and_a_later_page_no_error(it, seen):
     page.goto(f"{it._address}/lab/workspaces/{copy.stem}/tree/{copy.name}")
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
     page.get_by_text("| Idle").wait_for()
-    page.get_by_text(re.compile(r"\d+ sessions?, \d+ running, as of")).first.click()
     it.cell(4, page).get_by_text("last words").first.wait_for()
     assert it.cell(4, page).get_by_text("Error displaying widget").count() == 0
     page.close()

@@ -9,8 +9,8 @@ const STYLE = `
 .cmdop-ps table { border-collapse: collapse; border: 0; margin: 0; font: inherit; width: 100%; table-layout: auto }
 .cmdop-ps th, .cmdop-ps td { text-align: left; padding: 1px 12px 1px 0; white-space: nowrap; vertical-align: middle;
   border: 0; max-width: 26ch; overflow: hidden; text-overflow: ellipsis; font-size: inherit }
-.cmdop-ps th { font-weight: normal; opacity: .6; position: sticky; top: 0;
-  background: var(--jp-layout-color0, Canvas); opacity: 1; color: var(--jp-ui-font-color2, inherit) }
+.cmdop-ps th { font-weight: normal; position: sticky; top: 0; z-index: 1;
+  background: var(--jp-layout-color0, Canvas); color: var(--jp-ui-font-color2, inherit) }
 .cmdop-ps tr { background: none !important }
 .cmdop-ps td.command { width: 99%; max-width: 0; min-width: 14ch }
 .cmdop-ps tr.open td { font-weight: bold }
@@ -45,7 +45,7 @@ function duration(seconds) {
 }
 
 // A page saves what its model of the notebook gives. A widget that lives only as long as its kernel is left out of it:
-// the plain table beside it stays, and a notebook that is opened later has no "Error displaying widget".
+// the plain table beside it stays, unfolded, and a notebook that is opened later has no "Error displaying widget".
 function leaveOut(model) {
   const notebook = model.widget_manager?.context?.model;
   if (typeof notebook?.toJSON !== "function") return;
@@ -57,12 +57,18 @@ function leaveOut(model) {
       for (const cell of made?.cells ?? []) {
         const ours = cell.outputs?.some((output) => out.has(output.data?.[WIDGET]?.model_id));
         if (!ours) continue;
-        cell.outputs = cell.outputs.filter((output) => !out.has(output.data?.[WIDGET]?.model_id));
+        cell.outputs = cell.outputs.filter((output) => !out.has(output.data?.[WIDGET]?.model_id)).map(unfolded);
       }
       return made;
     };
   }
   notebook.cmdopLeftOut.add(model.get("box"));
+}
+
+function unfolded(output) {
+  const html = output.data?.["text/html"];
+  if (typeof html !== "string" || !html.startsWith("<details><summary")) return output;
+  return { ...output, data: { ...output.data, "text/html": html.replace("<details>", "<details open>") } };
 }
 
 function make(tag, className, text) {

@@ -184,9 +184,10 @@ class SessionsView:
         if self._open == one.session_id:
             self._close_inner()
             return
-        if one.machine not in ("local", "") and self._roll.reached(one.machine) is None:
+        if one.machine != "local":
             self._say(f"{_address(one)}: reaching {one.machine}")
         self._embed(await self._stream(one, listed=False))
+        self._say("")
 
     async def _stream(self, one: Session, *, listed: bool) -> Stream:
         stream = Stream(await asyncio.to_thread(machine, one.machine))
@@ -218,7 +219,7 @@ class SessionsView:
                 frozen[:] = [bundle]
 
         self._open = stream.session_id
-        if stream.facts.kind == "shell" and stream._known.live:
+        if stream.facts.tty == "full" and stream._known.live:
             from .terminal import TerminalView
 
             view: OutputView = TerminalView(stream, take, self._clock)
