@@ -171,7 +171,8 @@ class OutputView:
     def embed(self) -> ipywidgets.Widget:
         """Begin to follow, in a box among somebody's own widgets, who calls `leave` in the end. On the I/O thread."""
         self._begin()
-        self._prompt.begin()
+        if self.tooled:  # a terminal is typed into
+            self._prompt.begin()
         return self._box
 
     async def over(self) -> None:
