@@ -18,6 +18,7 @@ from pathlib import Path
 from .agent.places import default_root, make_private
 from .config import Config
 from .errors import CmdopError, ConfigError
+from .fleet_names import counted
 from .machines.asking import Asking, Question
 from .machines.base import LinkState, Machine
 from .machines.local import LocalMachine
@@ -131,6 +132,12 @@ def machine_names() -> list[str]:
     """Names that a machine may be asked for by, those reached before among them."""
     names = [name for name in Config.load().names() if not name.startswith("@")]
     return list(dict.fromkeys([*names, *reached_before()]))
+
+
+def fleet_words() -> list[str]:
+    """Words for several machines: groups and tags as `@name`, and `web[01-20]` where names count."""
+    names = Config.load().names()
+    return [*(name for name in names if name.startswith("@")), *counted(machine_names())]
 
 
 def known(names: Iterable[str] | None = None) -> list[MachineInfo]:

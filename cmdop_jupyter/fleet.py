@@ -11,17 +11,16 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .agent.stopping import GRACE
-from .client import new_id
 from .directory import several
 from .errors import (
     CmdopError,
     CommandFailed,
     FailPatternSeen,
     InvalidRequest,
-    NameInUse,
     PatternTooSlow,
     StillRunning,
 )
+from .fleet_starter import Starter
 from .fleet_stream import OUTCOMES, FleetStream, Row, last_lines_of
 from .machines.base import StartRequest, StopReport
 from .reading import _pandas
@@ -140,9 +139,9 @@ class Fleet(Mapping[str, FleetStream]):
 
     # -- running
 
-    def begin(self) -> Fleet:
+    def begin(self, started: float | None = None) -> Fleet:
         """Start it on all machines, as many at a time as may be, list it, and show it. Once only; gives itself."""
-        self.started = time.time()
+        self.started = time.time() if started is None else started
         streams.fleets.pop(self.name, None)
         streams.fleets[self.name] = self
         runtime().submit(self._drive())
@@ -267,6 +266,7 @@ class Fleet(Mapping[str, FleetStream]):
         Raises:
             InvalidRequest: There are none, or one is not of this fleet; nothing was started.
         """
+        self._starter.check_again()
         if isinstance(machines, str):
             machines = [machines]
         names = list(self.those("failed", "skipped") if machines is None else machines)
@@ -331,44 +331,6 @@ class Fleet(Mapping[str, FleetStream]):
         bad = [member.machine for member in self.members if member.outcome == "failed"]
         failed = f"; failed: {', '.join(bad)}" if bad else ""
         return f"<Fleet {self.name} on {count}: {self.summary() or 'empty'}{failed}>"
-
-
-class Starter:
-    """How a fleet starts its command on one machine.
-
-    Args:
-        request: What to start; each machine gets an id of its own.
-        if_running: What happens to a session of that name: `error`, `attach` (if it is the same command) or `replace`.
-        local: What is different on this machine.
-    """
-
-    def __init__(
-        self, request: StartRequest, if_running: str = "error", local: Mapping[str, Any] | None = None
-    ) -> None:
-        self._request, self._if_running, self._local = request, if_running, local or {}
-
-    async def start(self, member: FleetStream) -> None:
-        """Start it and give `member` its session. Raises what stands in its way."""
-        where = member._machine
-        more = self._local if where.name == "local" else {}
-        request = dataclasses.replace(self._request, id=new_id(), **more)
-        try:
-            facts = await where.start(request)
-        except NameInUse as clash:
-            if self._if_running == "error":
-                raise
-            facts = await where.find(clash.session_id)
-            if self._if_running == "replace":
-                await where.stop(facts.id, uuid.uuid4().hex, GRACE)
-                facts = await where.start(dataclasses.replace(request, id=new_id()))
-            elif facts.digest != request.digest:
-                raise InvalidRequest(
-                    f"{request.name} is running on {where.name} with another command or other options, so this did "
-                    f"not attach to it; `--replace` stops it first"
-                ) from None
-        if request.owner is not None and request.ephemeral is not None:
-            await where.own(facts.id, request.owner)
-        member.adopt(facts, 0)
 
 
 def run_fleet(

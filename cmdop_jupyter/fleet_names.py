@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Iterable
 
 from .errors import InvalidRequest
 
-__all__ = ["MOST", "expand"]
+__all__ = ["MOST", "counted", "expand"]
 
 MOST = 10_000  # names that one word may stand for; a slip of the keyboard is more
 BRACKET = re.compile(r"\[([^\[\]]*)\]")
@@ -38,6 +39,24 @@ def expand(word: str) -> list[str]:
     if count > MOST:
         raise InvalidRequest(f"{word!r} stands for {count} names, more than {MOST}")
     return list(dict.fromkeys(map("".join, itertools.product(*pieces))))
+
+
+def counted(names: Iterable[str]) -> list[str]:
+    """Words for the names that differ in a number only, without a gap: of `web01`, `web02`, `web03` `web[01-03]`."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        for hit in re.finditer(r"\d+", name, re.ASCII):
+            found.setdefault((name[: hit.start()], name[hit.end() :]), []).append(hit[0])
+    words = []
+    for (head, rest), numbers in found.items():
+        first, last = min(numbers, key=int), max(numbers, key=int)
+        if (
+            len(numbers) > 1
+            and int(last) - int(first) < MOST
+            and expand(f"[{first}-{last}]") == sorted(set(numbers), key=int)
+        ):
+            words.append(f"{head}[{first}-{last}]{rest}")
+    return words
 
 
 def _choices(word: str, inside: str) -> list[str]:

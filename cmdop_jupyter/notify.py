@@ -29,7 +29,7 @@ _TIMES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _KNOWN = "end, fail, match=REGEX, silence=10m"
 
 Notice = tuple[str, str]  # title and text
-Notifier = Callable[[str, str, "Stream"], object]
+Notifier = Callable[[str, str, Any], object]  # title, text, stream; or the fleet, of its end
 
 _notifier: Notifier | None = None
 
@@ -192,6 +192,6 @@ def _with_more(newest: str, count: int) -> str:
     return newest if count == 1 else f"{newest} (and {count - 1} more before it)"
 
 
-def tell(title: str, text: str, stream: Stream) -> object:
+def tell(title: str, text: str, stream: Any) -> object:
     """Hand a notice to whoever was set."""
     return _notifier(title, text, stream) if _notifier is not None else None

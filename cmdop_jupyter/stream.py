@@ -15,7 +15,7 @@ from .errors import Detached, FailPatternSeen, InvalidRequest, ObserverOnly, Ses
 from .events import disconnects, exits, output, reconnects, statuses
 from .lines import Line, clean
 from .machines.base import Exit, Forward, Machine, SessionFacts, Status, StopReport
-from .notify import Notifier, notices, read_wanted, tell
+from .notify import Notifier, Wanted, notices, read_wanted, tell
 from .pieces import Pieces
 from .prompts import Answer, Mark, Prompt, PromptWatch, asked, from_environment, given
 from .reading import Begin, Gap, Lines, Records, Start, batches, known, offset_of, on_caller, read_chunks, tail_lines
@@ -446,7 +446,7 @@ class Stream:
         """Whether that prompt is answered by itself."""
         return any(answer.takes(prompt) for answer in self._answers)
 
-    def notify(self, wanted: str, handler: Notifier | None = None, *, start: Start = None) -> Subscription:
+    def notify(self, wanted: str | Wanted, handler: Notifier | None = None, *, start: Start = None) -> Subscription:
         """Call `handler(title, text, stream)`, on a worker, for each notice of what is `wanted`.
 
         Args:
@@ -455,7 +455,7 @@ class Stream:
             handler: By default what `set_notifier` was given.
             start: Where `match` begins, as of `on_output`.
         """
-        want = read_wanted(wanted)
+        want = read_wanted(wanted) if isinstance(wanted, str) else wanted
         offset_of("begin" if start is None else start, 0)
         pinned = self._start_of(start) if self._facts is not None else None
 

@@ -183,7 +183,7 @@ def test_the_terminal_has_all_that_the_other_one_has(client):
 
 def test_what_asks_is_told_of_and_answered_and_notices_come_with_the_stream_that_blocks(client):
     prompts, notices = [], []
-    stream = client.terminal.create(command="for it in go again; do read -p \"$it? \" word; echo got $word; done")
+    stream = client.terminal.create(command='for it in go again; do read -p "$it? " word; echo got $word; done')
 
     def asked(prompt):
         prompts.append(prompt.text)

@@ -1,4 +1,4 @@
-"""One command on many machines, for real: `sh -c` links with stores of their own, and one sshd for twenty."""
+"""One command on many machines, for real: `sh -c` links with stores of their own, and one sshd for several."""
 
 from __future__ import annotations
 
@@ -241,36 +241,25 @@ async def test_a_wait_for_the_end_may_have_a_limit_and_lines_that_are_errors(mac
         await fleet.wait_exit(0.1)
 
 
-# -- many
+# -- over ssh
 
 
-async def test_sixty_machines(tmp_path):
-    names = [f"n{number:02}" for number in range(60)]
-    with configured(tmp_path / "far", *names):
-        fleet = await run_fleet("n[00-59]", "seq 1000; test $(basename $(dirname $CMDOP_STATE_DIR)) != n17", at_most=20)
-        rows = await asyncio.to_thread(fleet.rows)
-
-    assert fleet.summary() == "59 ok, 1 failed"
-    assert list(fleet.failed) == ["n17"]
-    assert {(row.lines, row.last_line) for row in rows} == {(1000, "1000")}
-
-
-async def test_twenty_machines_at_one_sshd_one_with_a_key_nobody_knows(tmp_path):
+async def test_machines_at_one_sshd_one_with_a_key_nobody_knows(tmp_path):
     nobody = tmp_path / "nobody"
     nobody.write_text("")
     with Sshd() as sshd, configured(tmp_path / "far") as folder:
         good = ssh_to(sshd)
         strange = ssh_to(sshd, UserKnownHostsFile=nobody, StrictHostKeyChecking="yes")
-        links = [strange if number == 7 else good for number in range(1, 21)]
+        links = [good, good, strange, good]
         (folder / "cmdop.toml").write_text(
             "".join(f"[machines.box{n:02}]\nlink = {json.dumps(link)}\n" for n, link in enumerate(links, 1))
         )
 
-        fleet = await run_fleet("box[01-20]", "echo from here")
+        fleet = await run_fleet("box[01-04]", "echo from here")
 
-        assert fleet.summary() == "19 ok, 1 failed"
-        assert "host key" in fleet.not_started["box07"].lower()
-        assert await asyncio.to_thread(fleet["box20"].text) == "from here\n"
+        assert fleet.summary() == "3 ok, 1 failed"
+        assert "host key" in fleet.not_started["box03"].lower()
+        assert await asyncio.to_thread(fleet["box04"].text) == "from here\n"
 
 
 def test_scripts_without_a_loop_block(machines):

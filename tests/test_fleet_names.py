@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmdop_jupyter.errors import InvalidRequest
-from cmdop_jupyter.fleet_names import MOST, expand
+from cmdop_jupyter.fleet_names import MOST, counted, expand
 
 WORDS = st.text("abyz._-@/", max_size=4)
 ITEMS = st.lists(st.text("abz", min_size=1, max_size=3), min_size=1, max_size=4)
@@ -87,3 +87,19 @@ def test_any_word_is_names_or_one_error(word):
         return
     assert names
     assert len(names) == len(set(names)) <= MOST
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["web01", "db", "web02", "web03"], ["web[01-03]"]),
+        ([f"n{number}" for number in range(8, 13)], ["n[8-12]"]),
+        (["a1-x", "a2-x"], ["a[1-2]-x"]),
+        (["web1", "web3"], []),
+        (["web01", "web2"], []),
+        (["one", "web1", "z1", "z99999999999999"], []),
+    ],
+)
+def test_names_that_count_have_a_word_for_all_of_them(names, words):
+    assert counted(names) == words
+    assert all(set(expand(word)) <= set(names) for word in words)

@@ -61,8 +61,9 @@ ROOMS["client"] = {
 }
 ROOMS["blocking"] = {*ROOMS["client"], "client"}
 ROOMS["fleet_stream"] = {*ROOMS["stream"], "stream"}
-ROOMS["fleet"] = {*ROOMS["client"], "client", "fleet_stream"}
-ROOMS["notebook"] = {*ROOMS["client"], "client", "fleet", "fleet_names", "fleet_stream"}
+ROOMS["fleet_starter"] = {*ROOMS["client"], "client", "fleet_stream"}
+ROOMS["fleet"] = {*ROOMS["fleet_starter"], "fleet_starter"}
+ROOMS["notebook"] = {*ROOMS["fleet"], "fleet", "fleet_names"}
 ROOMS["__init__"] = {*ROOMS["notebook"], "notebook"}
 
 PURE = (

@@ -80,7 +80,8 @@ def _for_cell(before: Sequence[str]) -> list[str]:
     if before and before[-1] in taking - {"--ephemeral"}:
         return []
     plain = [word for last, word in zip(["", *before], before, strict=False) if last not in taking]
-    return [*options, *(machine_names() if all(word.startswith("-") for word in plain) else [])]
+    named = {word for word in plain if not word.startswith("-")}
+    return [*options, *(name for name in [*machine_names(), *fleet_words()] if name not in named)]
 
 
 def _for_line(before: Sequence[str], verbs: Sequence[str]) -> list[str]:
@@ -103,6 +104,14 @@ def session_names() -> list[str]:
     """Names of the sessions on machines that are up; none of those that take too long for a key press."""
     try:
         return links.names_now(SECONDS)
+    except CmdopError:
+        return []
+
+
+def fleet_words() -> list[str]:
+    """Words for several of them at once."""
+    try:
+        return directory.fleet_words()
     except CmdopError:
         return []
 

@@ -67,14 +67,18 @@ def ask_others() -> list[Heard]:
     One that is not up is dialled by a link of its own, which is let go again: whoever only looks is not asked for a
     password, and leaves nothing behind.
     """
-    quiet, known = Asking(None), _here()
-    before = reached_before()
-    names = [name for name, one in known.items() if name in before or one.link.state != "down"]
-    names += [name for name in before if name not in known]
+    quiet = Asking(None)
     try:
-        return runtime().wait(_all([_ask(name, known.get(name), quiet) for name in names]))
+        return runtime().wait(_all([_ask_once(Ear(name, quiet)) for name in others()]))
     finally:
         runtime().call_later(quiet.close)
+
+
+def others() -> list[str]:
+    """Names of the machines that were reached before, or are now; this one is not among them."""
+    known, before = _here(), reached_before()
+    names = [name for name, one in known.items() if name in before or one.link.state != "down"]
+    return names + [name for name in before if name not in known]
 
 
 def _here() -> dict[str, Machine]:
@@ -86,28 +90,63 @@ async def _all(questions: Iterable[Awaitable[Heard]]) -> list[Heard]:
     return list(await asyncio.gather(*questions))
 
 
-async def _ask(name: str, known: Machine | None, quiet: Asking) -> Heard:
-    hint = f"`%cmdop connect {name}` dials it and reports each step"
-    if known is not None and known.link.state in ("connecting", "retrying"):
-        return Heard(name, problem=f"{name}: {link_words(known.link, name, time.monotonic())}")
+async def _ask_once(ear: Ear) -> Heard:
     try:
-        async with asyncio.timeout(LIMIT):
-            if known is not None and known.link.state == "up":
-                return _heard(name, await known.sessions())
-            place = known.place if isinstance(known, StdioMachine) else await asyncio.to_thread(_place, name)
-            one = StdioMachine(place, quiet)
-            try:
-                return _heard(name, await one.sessions())
-            finally:
-                await one.close()
-    except TimeoutError:
-        return Heard(name, problem=f"{name} said nothing in {LIMIT:g} s; {hint}")
-    except LinkLost as error:
-        return Heard(name, problem=str(error))
-    except UnknownMachine:
-        return Heard(name, problem=gone(name))
-    except CmdopError as error:
-        return Heard(name, problem=f"{error} ({hint})")
+        return await ear.ask()
+    finally:
+        await ear.close()
+
+
+class Ear:
+    """Asks one machine for its sessions, by its link of this process while that is up, else by a quiet one of its own.
+
+    Args:
+        quiet: Asks nobody anything.
+
+    Attributes:
+        where: Who answered last; None: nobody.
+    """
+
+    def __init__(self, name: str, quiet: Asking) -> None:
+        self.name, self._quiet = name, quiet
+        self.where: Machine | None = None
+        self._own: StdioMachine | None = None
+
+    async def ask(self) -> Heard:
+        """Its sessions, or why there is no answer in `LIMIT` seconds."""
+        name, known = self.name, here().get(self.name)
+        hint = f"`%cmdop connect {name}` dials it and reports each step"
+        self.where, problem = None, ""
+        if known is not None and known.link.state in ("connecting", "retrying"):
+            return Heard(name, problem=f"{name}: {link_words(known.link, name, time.monotonic())}")
+        try:
+            async with asyncio.timeout(LIMIT):
+                where = known if known is not None and known.link.state == "up" else await self._dialled(known)
+                heard = _heard(name, await where.sessions())
+                self.where = where
+                return heard
+        except TimeoutError:
+            problem = f"{name} said nothing in {LIMIT:g} s; {hint}"
+        except LinkLost as error:
+            problem = str(error)
+        except UnknownMachine:
+            problem = gone(name)
+        except CmdopError as error:
+            problem = f"{error} ({hint})"
+        await self.close()
+        return Heard(name, problem=problem)
+
+    async def _dialled(self, known: Machine | None) -> Machine:
+        if self._own is None:
+            place = known.place if isinstance(known, StdioMachine) else await asyncio.to_thread(_place, self.name)
+            self._own = StdioMachine(place, self._quiet)
+        return self._own
+
+    async def close(self) -> None:
+        """Let go of a link of its own."""
+        own, self._own = self._own, None
+        if own is not None:
+            await own.close()
 
 
 def gone(name: str) -> str:

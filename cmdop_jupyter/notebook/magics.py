@@ -100,7 +100,9 @@ class CmdopMagics(Magics):
             views.finish,
             views.say,
             self._open_shell,
+            lambda table, heard, only: views.sessions(table, heard, only, self._bound),
             views.keep_fleet,
+            lambda: views.fleets(self.tail),
         )
         self._given: dict[str, object] = {}
         self._uninstall = contextlib.ExitStack()  # what `begin` put into the shell
@@ -367,20 +369,21 @@ class CmdopMagics(Magics):
         return f"a variable of yours ({type(held).__name__})" if name in self._shell.user_ns else f"Python's own {name}"
 
     def _bind(self, stream: Stream | Fleet) -> None:
-        """Bind a stream or a fleet to its name, where that can be a variable and hides nothing."""
+        """Bind a stream or a fleet to its name, where that can be a variable and hides nothing; say why not."""
+        if refused := self._bound(stream):
+            self._views.say(refused)
+
+    def _bound(self, stream: Stream | Fleet) -> str:
+        """Do so, and give why it would hide something."""
         name = stream.name
         if not name.isidentifier() or keyword.iskeyword(name):
-            return
+            return ""
         what = self._hidden_by(name)
         if what:
-            words = (
-                f"cmdop.fleets[{name!r}] is the fleet"
-                if isinstance(stream, Fleet)
-                else f"cmdop[{name!r}] is the stream"
-            )
-            self._views.say(f"{name} would hide {what}, so it is not bound: {words}")
-        else:
-            self._shell.user_ns[name] = stream
+            kind = "cmdop.fleets[{!r}] is the fleet" if isinstance(stream, Fleet) else "cmdop[{!r}] is the stream"
+            return f"{name} would hide {what}, so it is not bound: {kind.format(name)}"
+        self._shell.user_ns[name] = stream
+        return ""
 
     def _show(self, stream: Stream, tail: int | None, looks: Looks, view: str | None) -> None:
         """Show a stream; where nobody says how, what has one terminal and runs is a terminal again."""

@@ -6,23 +6,24 @@ import contextlib
 import difflib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import directory
 from ..directory import machine
-from ..errors import CmdopError, UnknownMachine
-from ..fleet import Fleet
-from ..machines.base import Machine, SessionFacts, Status
+from ..errors import CmdopError, InvalidRequest, SessionNotFound, UnknownMachine
+from ..fleet import Fleet, FleetFront
+from ..machines.base import Machine, SessionFacts
 from ..machines.parcel import agent_parcel
 from ..runtime import runtime
-from ..sessions import Session, once
 from ..steady import Steady
 from ..stream import Stream
 from ..streams import streams
 from ..wait import wait_all
-from ..words import human_bytes, human_seconds
+from ..words import human_bytes
 from . import doctor, links
+from .fleets import bring_back
+from .listing import in_order, sessions_table, state_words
 from .options import Parser, Usage, add_looks, read_limit, read_looks, seconds, split
 from .tables import Bundle, Note, Table, Url
 from .views.fleet_text import stop_words
@@ -35,8 +36,8 @@ HELP = """\
 %%cmdop [machine] [options]     start the cell's text as a session; returns at once, the output lives on in that cell
 await wait_for(r"regex", "name")   go on when a line matches; also stream.wait_for, wait_all
 
-%cmdop ps [--machine M]         sessions of all machines reached before: what runs, what ended
-%cmdop attach NAME              a view of a session, history included; binds NAME again after a kernel restart;
+%cmdop ps [--machine M]         sessions of all machines reached before: what runs, what ended; live in a page
+%cmdop attach NAME              a view of a session, or a fleet, history included; binds NAME again after a restart;
                                 with --include, --exclude, --highlight REGEX, --since T, --timestamps, --tail N;
                                 --view output|terminal (what has one terminal, such as a shell: terminal)
 %cmdop tail NAME [-n LINES]     its newest lines
@@ -70,23 +71,28 @@ class Verbs:
         finish: Brings what is shown of a session to its end, before it is removed; by its id.
         say: Tells one line in the current cell.
         keep_fleet: The text of a fleet, as it is frozen.
+        fleet_front: What shows a fleet in the current cell.
         open_shell: Shows a login shell in the current cell: (machine, its name or None, whether not to ask first).
+        sessions: Makes a table live, where it can be: (table, what machines said, the one machine that was named).
     """
 
     def __init__(
         self,
         show: Callable[[Stream, int | None, Looks, str | None], None],
-        bind: Callable[[Stream], None],
+        bind: Callable[[Stream | Fleet], None],
         keep: Callable[[Stream], dict[str, str]],
         settle: Callable[[Stream], None],
         finish: Callable[[str], None],
         say: Callable[[str], None],
         open_shell: Callable[[str, str | None, bool], object],
+        sessions: Callable[[Table, Sequence[links.Heard], str | None], Table],
         keep_fleet: Callable[[Fleet], dict[str, str]],
+        fleet_front: Callable[[], FleetFront],
     ) -> None:
         self._show, self._bind, self._keep, self._say = show, bind, keep, say
         self._settle, self._finish = settle, finish
-        self._open_shell, self._keep_fleet = open_shell, keep_fleet
+        self._open_shell, self._keep_fleet, self._sessions = open_shell, keep_fleet, sessions
+        self._fleet_front = fleet_front
 
     @classmethod
     def names(cls) -> list[str]:
@@ -112,12 +118,11 @@ class Verbs:
         asked = _read("ps", rest, machine=True)
         heard = [links.ask_one(asked.machine)] if asked.machine else [links.ask_local(), *links.ask_others()]
         ours = {stream.session_id: stream.machine for stream in streams.values()}
-        found = sorted(
-            (one for each in heard for one in each.found), key=lambda one: ours.get(one.facts.id) != one.machine
-        )
-        return sessions_table(once(found), [each.problem for each in heard if each.problem])
+        ordered = in_order((one for each in heard for one in each.found), ours)
+        table = sessions_table(ordered, [each.problem for each in heard if each.problem])
+        return self._sessions(table, heard, asked.machine)
 
-    def do_attach(self, rest: str) -> Stream:
+    def do_attach(self, rest: str) -> Stream | Fleet:
         parser = Parser(prog="%cmdop attach")
         parser.add_argument("name")
         parser.add_argument("--tail", type=int)
@@ -125,10 +130,24 @@ class Verbs:
         add_looks(parser)
         asked = parser.read(split(rest))
         looks = read_looks(asked)
+        fleet = self._attach_fleet(asked.name)
+        if fleet is not None:
+            if looks != Looks():
+                raise Usage(f"{asked.name} is a fleet: attach one machine of it to filter its output")
+            self._bind(fleet)
+            return fleet
         stream = attached(asked.name)
         self._bind(stream)
         self._show(stream, asked.tail, looks, asked.view)
         return stream
+
+    def _attach_fleet(self, name: str) -> Fleet | None:
+        """The fleet that is meant, shown; None where it is one session."""
+        fleet = fleet_of(name)
+        if fleet is not None:
+            self._fleet_front().show(fleet)
+            return fleet
+        return None if _ours(name) or not _on_several(name) else bring_back(name, self._fleet_front())
 
     def do_tail(self, rest: str) -> Note:
         asked = _read("tail", rest, "name", lines=10)
@@ -274,6 +293,20 @@ def where_is(name: str) -> tuple[Machine, SessionFacts]:
     return machine(found.machine), found.facts
 
 
+def _on_several(name: str) -> bool:
+    """Whether sessions of that name are on several machines."""
+    where = name.rpartition(":")[0]
+    if where.startswith("@") or "[" in where:
+        return True
+    try:
+        links.locate(name)
+    except SessionNotFound:
+        pass
+    except InvalidRequest:
+        return True
+    return False
+
+
 def fleet_of(name: str) -> Fleet | None:
     """This notebook's fleet of that name, where no stream has it."""
     fleet = streams.fleets.get(name)
@@ -307,30 +340,6 @@ def _ours(name: str) -> list[Stream]:
     where, _, bare = name.rpartition(":")
     stream = streams.get(name) or streams.get(bare)  # the streams of a fleet are known by machine and name
     return [stream] if stream is not None and where in ("", stream.machine) else []
-
-
-def sessions_table(found: Iterable[Session], problems: Sequence[str] = ()) -> Table:
-    """Sessions, the running first, then the newest ended; below them which machines could not be asked."""
-    ordered = sorted(found, key=lambda one: (not one.status.live, -one.facts.created_ns))
-    rows, bad = [], set()
-    for number, one in enumerate(ordered):
-        facts, status = one.facts, one.status
-        ran = (status.exited_ms or status.clock_ms) / 1000 or max(0.0, (status.ended_ns - facts.created_ns) / 1e9)
-        stopped = status.stopped is not None and status.stopped.took
-        if status.state == "lost" or (status.exit is not None and not status.exit.ok and not stopped):
-            bad.add(number)
-        began = time.strftime("%d %b %H:%M", time.localtime(facts.created_ns / 1e9))
-        ran_text = human_seconds(ran) if ran else ""
-        state = state_words(status)
-        rows.append([facts.name, one.machine, state, began, ran_text, human_bytes(status.end), facts.title[:60]])
-    return Table(
-        ["name", "machine", "state", "began", "ran", "output", "command"],
-        rows,
-        objects=[(one.facts, one.status) for one in ordered],
-        empty="no sessions; `%%cmdop` starts one",
-        bad=frozenset(bad),
-        notes=[f"not asked: {problem}" for problem in problems],
-    )
 
 
 def machines_table() -> Table:
@@ -372,20 +381,6 @@ def checks_table(checks: Sequence[doctor.Check], notes: Sequence[str] = ()) -> T
     return Table(["", "what", "found"], rows, objects=checks, bad=bad, notes=notes)
 
 
-def state_words(status: Status) -> str:
-    """State and exit in a few words: `running`, `exit 0`, `exit 3, output held by node[12]`."""
-    if status.state == "held":
-        return f"held: {status.held}"
-    if status.state == "lost":
-        return "lost"
-    if status.exit is None:
-        return status.state
-    if status.stopped is not None and status.stopped.took:
-        return f"stopped by {status.stopped.took}"
-    held = f", output held by {', '.join(status.held_by)}" if status.state == "exited" and status.held_by else ""
-    return f"{status.exit}{held}"
-
-
 def _read(  # type: ignore[no-untyped-def]
     verb: str, rest: str, *words: str, lines: int | None = None, machine: bool = False
 ):
@@ -399,4 +394,4 @@ def _read(  # type: ignore[no-untyped-def]
     return parser.read(split(rest))
 
 
-__all__ = ["HELP", "Verbs", "attached", "find", "sessions_table", "state_words"]
+__all__ = ["HELP", "Verbs", "attached", "find"]

@@ -59,6 +59,18 @@ def test_values(complete, line, words):
     assert sorted(complete(line)) == words
 
 
+def test_words_for_several_machines(complete, notebook):
+    machine = '[machines.{}]\nlink = ["sh", "-c"]\ntags = ["quick"]\n'
+    (notebook.work / "cmdop.toml").write_text(
+        "".join(map(machine.format, ["w01", "w02", "w03"])) + '[groups]\nquiet = ["w01"]\n'
+    )
+
+    assert set(complete("%%cmdop @qui")) == {"@quick", "@quiet"}
+    assert set(complete("%%cmdop --name x w")) == {"w01", "w02", "w03", "w[01-03]"}
+    assert set(complete("%%cmdop w01 w0")) == {"w02", "w03"}
+    assert complete("%%cmdop w[") == ["w[01-03]"]
+
+
 def test_other_lines_are_left_alone(complete):
     assert "stop" not in complete("sto")
     assert complete("%%cmdopx --na") == []

@@ -192,6 +192,52 @@ def test_machines_that_ask_are_asked_about_once_by_name(notebook):
     notebook.good("%%cmdop live1 live2 --name asked --wait --yes\ntrue", 60)
 
 
+def test_a_fleet_is_answered_and_its_end_told_of_once(notebook):
+    notebook.good(
+        "import os; os.environ['FLEET_WORD'] = 'open sesame'; told = []\n"
+        "def note(title, text, about):\n    told.append((title, text, about.name)); raise ValueError('on purpose')"
+    )
+    notebook.good("%config CmdopMagics.notify = note")
+    try:
+        line = "web01 web02 dead --name asking --answer word=FLEET_WORD --notify end,match=heard"
+        notebook.good(f"%%cmdop {line}\nread -p 'word? ' word; echo heard $word", 60)
+        notebook.good("await asking", 60)
+        notebook.wait_until(lambda: notebook.ask("len(told)") == 3)
+    finally:
+        notebook.good("%config CmdopMagics.notify = None")
+
+    assert notebook.ask("[stream.tail(1)[0].text for stream in asking.ok.values()]") == ["heard open sesame"] * 2
+    told = notebook.ask("sorted(told, key=lambda one: one[2])")
+    assert [one[2] for one in told] == ["asking", "web01:asking", "web02:asking"]
+    assert told[0][0] == "asking has failed"
+    assert told[0][1].startswith("2 ok, 1 failed after ")
+    notebook.wait_until(lambda: "the notifier of asking raised" in "".join(
+        message.content["text"] for message in notebook.iopub if message.kind == "stream"
+    ))  # fmt: skip
+
+
+def test_after_a_restart_a_fleet_comes_back_from_its_sessions(show, notebook):
+    show("web[01-03] --name back", f"{HERE}; echo from $here; test $here = web03 || {STAY}")
+    notebook.good("await wait_all('from', back, timeout=60)")
+    notebook.restart()
+    notebook.load()
+
+    cell = notebook.good("%cmdop attach back", 60)
+
+    view = FleetPage(notebook, cell)
+    view.until(lambda: "back on 3 machines · 1 ok · 2 running" in view.head)
+    assert notebook.ask("(sorted(back), back['web03'].text())") == (["web01", "web02", "web03"], "from web03\n")
+    assert "run its cell again" in str(notebook.run("back.rerun(['web03'])").error)
+    view = FleetPage(notebook, notebook.good("%cmdop attach back", 60))
+    view.until(lambda: "web02 | from web02" in view.pane)
+    notebook.good("%cmdop stop back", 60)
+    view.until(lambda: "back on 3 machines · 1 ok · 2 stopped" in view.head)
+    notebook.good("cmdop.fleets.clear(); [stream.detach() for stream in list(cmdop.values())]")
+    notebook.good("%cmdop attach web[01,04]:back", 60)
+    assert notebook.ask("(list(back.stopped), list(back.failed))") == (["web01"], ["web04"])
+    assert "no machine of @front has a session 'nobody'" in str(notebook.run("%cmdop attach @front:nobody", 60).error)
+
+
 # -- the view
 
 
@@ -227,6 +273,19 @@ def test_a_row_opens_for_its_output_and_stays_open(show, notebook):
     view.open("all")
     view.until(lambda: "web02 | more" in view.pane)
     notebook.good("await opened.stop()", 60)
+
+
+def test_a_secret_of_many_lines_is_masked_among_the_lines_of_others(show, notebook):
+    key = "-----BEGIN RSA PRIVATE KEY-----\nMIIshortline\nsecondline\n-----END RSA PRIVATE KEY-----"
+    view, cell = show("web[01-02] --name keys", f"cat <<'END'\n{key}\nEND\necho behind; exit 1")
+
+    notebook.good("await keys", 60)
+    notebook.wait_until(lambda: "2 failed" in cell.text and "as of" not in cell.text)
+    everything = view.pane + "".join(view.grid) + cell.text + result_of(notebook.good("%cmdop keep keys", 60))
+    assert "behind" in everything
+    assert "BEGIN RSA" in everything
+    assert "MIIshort" not in everything
+    assert "secondline" not in everything
 
 
 def test_the_text_that_stays_is_the_grid_and_the_ends_of_what_failed(show, notebook):

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from ...fleet import Fleet, FleetFront
     from ...stream import Stream
     from ...watching import WaitWatch
+    from ..links import Heard
+    from ..tables import Table
     from .sieve import Looks
 
 
@@ -25,6 +27,10 @@ class Views(Protocol):
 
     def keep_fleet(self, fleet: Fleet) -> dict[str, str]:
         """The text of a fleet, as it stays in a file."""
+        ...
+
+    def sessions(self, table: Table, heard: Sequence[Heard], only: str | None, bind: Callable[[Stream], str]) -> Table:
+        """The table of all sessions, or `only` one machine's, live where somebody may look; `bind` as `Verbs`."""
         ...
 
     def check_terminal(self) -> None:

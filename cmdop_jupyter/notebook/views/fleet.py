@@ -15,28 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from ...agent.log import Chunk
 from ...agent.stopping import GRACE
 from ...agent.store import first_line
 from ...errors import CmdopError, LogDropped
 from ...fleet import Fleet
-from ...fleet_stream import FleetStream, newest
-from ...lines import LineAssembler
-from ...machines.base import Tail
 from ...runtime import runtime
+from .fleet_lines import Watched
 from .fleet_text import (
     Entry,
     FleetFacts,
     NewLine,
     bundle,
-    color,
     grid_html,
     header,
     header_html,
     merged_html,
     stop_words,
 )
-from .record import link_words, picture_of
+from .record import picture_of
 from .text import Bundle, to_html
 
 if TYPE_CHECKING:
@@ -49,7 +45,6 @@ TAIL_BYTES = 4096  # of a machine's log: its last line, and what goes into the m
 OPEN_BYTES = 32 * 1024  # of the one that is looked at
 MERGED = 200  # newest lines that are kept
 SHOWN = 14  # of them in the page
-FAILED_LINES = 8
 SNAPSHOT_SECONDS, CHANGE_SECONDS = 30.0, 3.0  # the text is renewed no more often; when something changed
 END_SECONDS = 1.0  # that the end of a cell waits for the end of a fleet
 FRAME_MESSAGES = 3  # what the clock's budget counts on
@@ -58,58 +53,6 @@ OVERHEAD = 700  # bytes of a message around its content
 CHIPS = 200  # machines that have a button
 
 Publish = Callable[[dict[str, Any], str, bool], None]
-
-
-class Watched:
-    """What is seen of one machine's output."""
-
-    def __init__(self, member: FleetStream, number: int) -> None:
-        self.member, self.color = member, color(number)
-        self.tail: Tail | None = None
-        self.lines: tuple[str, ...] = ()  # its newest, oldest first
-        self.rate = 0.0
-        self.due = 0.0  # when its tail may be asked for again
-        self.hurry = asyncio.Event()
-        self._merged_to = 0
-        self._rate_from = (0.0, 0)
-
-    def take(self, tail: Tail) -> list[tuple[float, NewLine]]:
-        """Take its newest tail; return the whole lines that are new, each with when it came by our clock."""
-        now, status = time.monotonic(), tail.status
-        self.tail = tail
-        at, end = self._rate_from
-        if now - at >= 0.5:
-            self.rate = max(0, status.end - end) / (now - at) if at else 0.0
-            self._rate_from = (now, status.end)
-        self.lines = newest(tail.chunks)
-        return [
-            (
-                now - max(0, status.wall_ns - line.wall_ns) / 1e9,
-                NewLine(self.member.machine, self.color, line.text, line.channel),
-            )
-            for line in self._fresh(tail.chunks)
-        ]
-
-    def _fresh(self, chunks: list[Chunk]) -> list[Any]:
-        if not chunks:
-            return []
-        assembler, begin = LineAssembler(), chunks[0].offset
-        lines = [line for chunk in chunks for line in assembler.feed(chunk)]
-        known, self._merged_to = self._merged_to, max([self._merged_to, *(line.end + 1 for line in lines)])
-        # What a tail begins with may be the end of a line.
-        return [line for line in lines if line.start >= known and (line.start > begin or begin in (0, known))]
-
-    def entry(self) -> Entry:
-        """Its row as of now."""
-        member = self.member
-        link = ""
-        if member.attached and not member.known.over:
-            link = link_words(member._machine.link, member.machine, time.monotonic())
-        fresh = time.monotonic() - self._rate_from[0] < 3.0
-        row = member.row(self.lines[-1] if self.lines else "")
-        return Entry(
-            row, link, self.rate if fresh else 0.0, self.lines[-FAILED_LINES:] if row.outcome == "failed" else ()
-        )
 
 
 class FleetView:
@@ -125,8 +68,10 @@ class FleetView:
         self.fleet = fleet
         self._publish, self._clock, self._lines = publish, clock, lines
         self._widget_id, self._text_id = uuid.uuid4().hex, uuid.uuid4().hex
-        self._began, self._began_at = time.monotonic(), time.time()
-        self._over_at: float | None = None
+        self._began_at = fleet.started
+        self._over_at: float | None = None  # seconds since the epoch
+        if all(member.done for member in fleet.members):  # it is looked at again
+            self._over_at = self._began_at + max([0.0, *(one.ran() for one in fleet.members if one.attached)])
         self._watched = [Watched(member, number) for number, member in enumerate(fleet.members)]
         self._merged: list[tuple[float, int, NewLine]] = []
         self._count = 0
@@ -320,8 +265,8 @@ class FleetView:
 
     def _elapsed(self) -> float:
         if self._over_at is None and all(member.done for member in self.fleet.members):
-            self._over_at = time.monotonic()
-        return (self._over_at or time.monotonic()) - self._began
+            self._over_at = time.time()
+        return max(0.0, (self._over_at or time.time()) - self._began_at)
 
     # -- the text that stays
 

@@ -169,6 +169,28 @@ class OutputView:
         self._publish({"text/plain": text, "text/html": ""}, self._text_id, False)
         runtime().call_later(self._begin)
 
+    def embed(self) -> ipywidgets.Widget:
+        """Begin to follow, in a box among somebody's own widgets, who calls `leave` in the end. On the I/O thread."""
+        self._begin()
+        if self.tooled:  # a terminal is typed into
+            self._prompt.begin()
+        return self._box
+
+    async def over(self) -> None:
+        """Wait until nothing more will be shown. On the I/O thread."""
+        if self._follower is not None:
+            await asyncio.wait([self._follower])
+
+    def leave(self) -> None:
+        """Follow no more, and take its widgets away. On the I/O thread."""
+        if self._follower is not None:
+            self._follower.cancel()
+        if self._sifting is not None:
+            self._sifting.stop()
+        self._clock.forget(self)
+        self._prompt.close()
+        close_all(self._box)
+
     def take_answers(self) -> None:
         """Let whoever looks at the page answer what the session asks."""
         runtime().call_later(self._prompt.begin)
@@ -636,6 +658,13 @@ class OutputView:
         task = asyncio.get_running_loop().create_task(do())
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+
+def close_all(widget: ipywidgets.Widget) -> None:
+    """Take a widget and all in it out of the page."""
+    for child in getattr(widget, "children", ()):
+        close_all(child)
+    widget.close()
 
 
 def _forget(task: asyncio.Task[Any]) -> None:

@@ -17,6 +17,8 @@ from ...runtime import runtime
 from ...stream import Stream
 from ...waiting import LAST_BYTES, Match, last_words
 from ...words import human_seconds
+from ..links import Heard
+from ..tables import Table
 from .clock import FrameClock
 from .fleet import FleetView
 from .output import LINK_SECONDS, OutputView
@@ -84,6 +86,17 @@ class PageViews:
 
     def keep_fleet(self, fleet: Fleet) -> dict[str, str]:
         return runtime().wait(kept_fleet(fleet))
+
+    def sessions(self, table: Table, heard: Sequence[Heard], only: str | None, bind: Callable[[Stream], str]) -> Table:
+        """Without a page nobody could click."""
+        if not self._has_page():
+            return table
+        from .sessions import LiveTable, SessionsView
+
+        def show() -> None:
+            SessionsView(heard, only, self.publish, self._clock, bind=bind, busy=lambda: self._cell is not None).show()
+
+        return LiveTable(table, show)
 
     def check_terminal(self) -> None:
         return None

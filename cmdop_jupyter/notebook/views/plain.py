@@ -16,6 +16,8 @@ from ...machines.base import Machine
 from ...runtime import runtime
 from ...stream import Stream
 from ...words import human_seconds
+from ..links import Heard
+from ..tables import Table
 from .fold import StyledLine, fold
 from .last_row import LastRow
 from .record import kept, kept_fleet, link_words, waited_for
@@ -47,6 +49,9 @@ class PlainViews:
 
     def keep_fleet(self, fleet: Fleet) -> dict[str, str]:
         return runtime().wait(kept_fleet(fleet))
+
+    def sessions(self, table: Table, heard: Sequence[Heard], only: str | None, bind: Callable[[Stream], str]) -> Table:
+        return table
 
     def check_terminal(self) -> None:
         raise NotSupported("a terminal view needs a notebook's page, and this is a terminal; nothing was started")

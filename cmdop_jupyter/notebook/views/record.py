@@ -18,7 +18,7 @@ from .cuts import begins_with_line, first_lines, last_lines
 from .fleet_text import Entry, FleetFacts
 from .fleet_text import bundle as fleet_bundle
 from .fold import StyledLine, fold
-from .text import HEAD_LINES, TAIL_LINES, Bundle, Facts, frozen_bundle
+from .text import HEAD_LINES, TAIL_LINES, Bundle, Facts, frozen_bundle, masked
 
 TAIL_BYTES = 64 * 1024  # of the log that a picture is made from
 HEAD_BYTES = 16 * 1024
@@ -139,7 +139,7 @@ async def kept_fleet(fleet: Fleet) -> Bundle:
     """The text of a fleet as of now, for somebody who asks: the grid, and the ends of what failed."""
 
     async def entry(member: FleetStream) -> Entry:
-        lines = await last_lines_of(member)
+        lines = masked([("", text) for text in await last_lines_of(member)])
         row = member.row(lines[-1] if lines else "")
         return Entry(row, tail=lines if row.outcome == "failed" else ())
 

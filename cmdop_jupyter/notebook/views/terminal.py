@@ -88,6 +88,12 @@ class TerminalView(OutputView):
 
     # -- what the Output view does otherwise
 
+    def leave(self) -> None:
+        super().leave()
+        for flow in self._flows.values():
+            flow.close()
+        self._flows.clear()
+
     async def _next_output(self) -> None:
         await super()._next_output()
         await asyncio.sleep(FIGURES)

@@ -146,6 +146,11 @@ def shown_lines(lines: Iterable[StyledLine]) -> list[StyledLine]:
     return _redactor.lines(lines)
 
 
+def masked(lines: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the texts of lines, each with its channel, without secrets that are in several of them."""
+    return tuple(line.text for line in shown_lines(StyledLine(one, ((text, PLAIN),), len(text)) for one, text in lines))
+
+
 def _harmless(text: str) -> str:
     return text.translate(_HARMLESS) if _HARMFUL.search(text) else text
 
