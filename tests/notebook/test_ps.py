@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Notebook
 from kernels import Cell
 from reach import own_places
 
@@ -19,7 +18,7 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 class Board:
     """The live table of a cell, as a page has it."""
 
-    def __init__(self, kernel: Notebook, cell: Cell) -> None:
+    def __init__(self, kernel, cell: Cell) -> None:
         self._kernel, self.cell = kernel, cell
         (box,) = [output["data"][VIEW]["model_id"] for output in cell.outputs if VIEW in output["data"]]
         self._model, self._pane = self.children(box)
@@ -46,7 +45,7 @@ class Board:
 
 
 @pytest.fixture(scope="module")
-def looked_at(notebook, tmp_path_factory) -> Notebook:
+def looked_at(notebook, tmp_path_factory):
     notebook.page = True
     far = tmp_path_factory.mktemp("far")
     cable = notebook.work / "cable"

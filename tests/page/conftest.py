@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,10 +15,8 @@ from typing import Any
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import screenshots
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 PATIENCE = 30_000  # milliseconds for whatever a page does
 LOADING = 90_000  # for all that a page is made of

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Lab
 from reach import own_places, ssh_to
 from sshd import Sshd
 
@@ -25,7 +24,7 @@ BUDGET = 20 * 1.25 + 5  # messages a second that a page gets, with what else a k
 class Fleet:
     """The view of a fleet below a cell."""
 
-    def __init__(self, lab: Lab, number: int) -> None:
+    def __init__(self, lab, number: int) -> None:
         self.lab, self.cell = lab, lab.cell(number)
         self.table = self.cell.locator('.jupyter-widgets [role="table"]')
 
@@ -45,7 +44,7 @@ class Fleet:
 
 
 @pytest.fixture(scope="module")
-def it(browser, lab_address, lab_folder: Path) -> Iterator[Lab]:
+def it(labs, lab_folder: Path) -> Iterator:
     """One notebook for all; what comes to its page is counted in `it.frames`."""
     text = DEAD
     with contextlib.ExitStack() as stack:
@@ -55,8 +54,9 @@ def it(browser, lab_address, lab_folder: Path) -> Iterator[Lab]:
             text += f"[machines.n{number:02}]\nlink = {json.dumps([*own_places(folder), 'sh', '-c'])}\n"
         for number in range(1, SERVERS + 1):
             text += f"[machines.box{number:02}]\nlink = {json.dumps(ssh_to(stack.enter_context(Sshd())))}\n"
-        (lab_folder / "work" / "cmdop.toml").write_text(text)
-        one = Lab(browser, lab_address, lab_folder / "work", [])
+        configuration = lab_folder / "work" / "cmdop.toml"
+        configuration.write_text(text)
+        one = labs()
         one.frames = []
         one.page.on("websocket", lambda socket: socket.on("framereceived", lambda data: one.frames.append(len(data))))
         one.page.reload()
@@ -64,10 +64,10 @@ def it(browser, lab_address, lab_folder: Path) -> Iterator[Lab]:
         one.page.get_by_text("| Idle").wait_for()
         yield one
         one.run_new("for fleet in cmdop.fleets.values(): fleet.stop().result()")
-        one.close()
+        configuration.unlink()
 
 
-def memory(it: Lab) -> int:
+def memory(it) -> int:
     """Kilobytes that the kernel has."""
     number = it.run_new(
         "import os; print('rss', open('/proc/self/status').read().split('VmRSS:')[1].split()[0], os.getpid())"

@@ -6,8 +6,10 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import screenshots
 from reach import own_places
 
 STAY = "exec sleep 1000"
@@ -35,10 +37,22 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def it(browser, lab_address, lab_folder) -> Iterator:
-    """A notebook with a machine besides this one, that is reached but not by the kernel that runs."""
-    from conftest import Lab
+def lab_folder(tmp_path_factory) -> Path:
+    """A server of its own: the table has all sessions there are."""
+    return tmp_path_factory.mktemp("ps")
 
+
+@pytest.fixture(scope="module")
+def lab_address(lab_folder) -> Iterator[str]:
+    work = lab_folder / "work"
+    work.mkdir()
+    with screenshots.server(work) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def it(labs, lab_folder):
+    """A notebook with a machine besides this one, that is reached but not by the kernel that runs."""
     folder = lab_folder / "far"
     folder.mkdir()
     words = ", ".join(f'"{word}"' for word in [*own_places(folder), "sh", "-c"])
@@ -49,11 +63,10 @@ def it(browser, lab_address, lab_folder) -> Iterator:
         "%%cmdop --name gone --wait --no-raise\necho last words; exit 3",
         "%cmdop ps",
     ]
-    one = Lab(browser, lab_address, lab_folder / "work", cells)
+    one = labs(*cells)
     for number in range(1, 4):
         one.run(number)
-    yield one
-    one.close()
+    return one
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +171,7 @@ def test_the_file_has_the_plain_table_and_a_later_page_no_error(it, seen):
     copy = it.path.with_name(f"{uuid.uuid4().hex}.ipynb")
     shutil.copy(it.path, copy)
     page = it.context.new_page()
-    page.goto(f"{it._address}/lab/workspaces/{copy.stem}/tree/{copy.name}")
+    page.goto(f"{it.address}/lab/workspaces/{copy.stem}/tree/{copy.name}")
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
     page.get_by_text("| Idle").wait_for()
     it.cell(4, page).get_by_text("last words").first.wait_for()
