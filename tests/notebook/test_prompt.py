@@ -88,6 +88,19 @@ def test_however_a_page_says_it(notebook, how):
     assert last(notebook, name) == "hello bob b"
 
 
+def test_the_header_says_what_is_asked_until_it_is_answered(notebook):
+    name = run(notebook, "read -p 'which one? ' x; exec sleep 1000")
+    field = Field(notebook, "which one?")
+
+    def header() -> str:
+        texts = [str(state.get("value")) for state in list(notebook.comms.values())]
+        return next((text for text in texts if f"<b>{name}</b>" in text), "")
+
+    notebook.wait_until(lambda: "▸" in header() and "asks 'which one?'" in header())
+    field.enter()
+    notebook.wait_until(lambda: "asks" not in header())
+
+
 def test_enter_alone_is_an_answer(notebook):
     name = run(notebook, "read -p 'press Enter ' x; echo went on")
     field = Field(notebook, "press Enter")

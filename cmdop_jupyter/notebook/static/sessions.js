@@ -1,6 +1,5 @@
 // The live table of `%cmdop ps`. Rows stay where they are while they change, so that a click meets what was aimed at.
 
-const WIDGET = "application/vnd.jupyter.widget-view+json";
 const ALIVE = 15000; // milliseconds between two words that somebody may look
 
 const STYLE = `
@@ -42,33 +41,6 @@ function duration(seconds) {
   if (whole < 3600) return `${Math.floor(whole / 60)}m${two(whole % 60)}s`;
   if (whole < 86400) return `${Math.floor(whole / 3600)}h${two(Math.floor((whole % 3600) / 60))}m`;
   return `${Math.floor(whole / 86400)}d${two(Math.floor((whole % 86400) / 3600))}h`;
-}
-
-// A page saves what its model of the notebook gives. A widget that lives only as long as its kernel is left out of it:
-// the plain table beside it stays, unfolded, and a notebook that is opened later has no "Error displaying widget".
-function leaveOut(model) {
-  const notebook = model.widget_manager?.context?.model;
-  if (typeof notebook?.toJSON !== "function") return;
-  if (!notebook.cmdopLeftOut) {
-    const whole = notebook.toJSON.bind(notebook);
-    const out = (notebook.cmdopLeftOut = new Set());
-    notebook.toJSON = () => {
-      const made = whole();
-      for (const cell of made?.cells ?? []) {
-        const ours = cell.outputs?.some((output) => out.has(output.data?.[WIDGET]?.model_id));
-        if (!ours) continue;
-        cell.outputs = cell.outputs.filter((output) => !out.has(output.data?.[WIDGET]?.model_id)).map(unfolded);
-      }
-      return made;
-    };
-  }
-  notebook.cmdopLeftOut.add(model.get("box"));
-}
-
-function unfolded(output) {
-  const html = output.data?.["text/html"];
-  if (typeof html !== "string" || !html.startsWith("<details><summary")) return output;
-  return { ...output, data: { ...output.data, "text/html": html.replace("<details>", "<details open>") } };
 }
 
 function make(tag, className, text) {
@@ -181,7 +153,6 @@ function render({ model, el }) {
   model.on("change:board", renew);
   const ticking = setInterval(tick, 1000);
   const alive = setInterval(() => tell("here"), ALIVE);
-  leaveOut(model);
   draw();
   tell("here");
   return () => {

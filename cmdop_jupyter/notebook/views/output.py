@@ -402,6 +402,7 @@ class OutputView:
             paused=self._paused,
             since=status.newlines - self._paused_at[1],
             filtered=filtered,
+            prompt=self._prompt.text,
             link=link,
         )
 
@@ -450,7 +451,8 @@ class OutputView:
         return self._machine.link.state == "up" and time.monotonic() - self._snapshot_at >= SNAPSHOT_SECONDS
 
     def _text_state(self) -> tuple[object, ...]:
-        return self._status.state, self._status.exit, self._status.held, self._machine.link.state, self._stop_waits
+        status = self._status
+        return status.state, status.exit, status.held, self._prompt.text, self._machine.link.state, self._stop_waits
 
     def _snapshot(self) -> int:
         """Renew the text; return its bytes."""

@@ -139,9 +139,9 @@ class PageViews:
     def publish(self, bundle: dict[str, Any], display_id: str, update: bool) -> None:
         """Put a bundle into the page, or replace the one of that display id, in whatever cell it is."""
         cell = self._cell
-        if bundle.get("text/html"):
-            bundle = {**bundle, "text/html": bundle["text/html"] + ALONE}
-        self._shell.display_pub.publish(data=bundle, metadata={}, transient={"display_id": display_id}, update=update)
+        html = bundle.get("text/html")
+        data = {**bundle, "text/html": html + ALONE} if html else bundle
+        self._shell.display_pub.publish(data=data, metadata={}, transient={"display_id": display_id}, update=update)
         if cell is not None and cell is self._cell:
             self._between.pop(display_id, None)
         elif update:  # it was sent while no cell ran, or just when one was done

@@ -33,6 +33,7 @@ def facts_of(
     paused: bool = False,
     since: int = 0,
     filtered: str = "",
+    prompt: str = "",
     link: str = "",
 ) -> Facts:
     """What a header tells of a session. One that was stopped has not failed; one that ended needs no link."""
@@ -58,6 +59,7 @@ def facts_of(
         paused=paused and status.live,
         since=since,
         filtered=filtered if status.live else "",
+        prompt=prompt if status.live else "",
         link=link if status.live else "",
     )
 

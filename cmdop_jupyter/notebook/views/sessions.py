@@ -54,7 +54,6 @@ class SessionsWidget(anywidget.AnyWidget):
 
     _esm = SOURCE.read_text(encoding="utf-8")
     board = traitlets.Dict().tag(sync=True)
-    box = traitlets.Unicode(help="The model of what is displayed.").tag(sync=True)
 
 
 class LiveTable(Table):
@@ -108,7 +107,6 @@ class SessionsView:
         self._widget.on_msg(lambda _, content, buffers: runtime().call_later(lambda: self._hear(content)))
         self._pane = ipywidgets.VBox([], layout=ipywidgets.Layout(margin="6px 0 0 0"))
         self._box = ipywidgets.VBox([self._widget, self._pane])
-        self._widget.box = self._box.model_id
 
     def show(self) -> None:
         """Put both outputs into the cell and begin to follow. On the main thread."""

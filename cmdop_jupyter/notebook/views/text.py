@@ -61,8 +61,9 @@ _LIVE = {
     "held": ("▮▮", _AMBER),
     "stopping": ("■", _AMBER),
 }
-_AWAY, _FAILED, _LOST, _STOPPED, _OVER = ("↯", _AMBER), ("✗", _RED), ("?", _RED), ("■", _GREY), ("✓", _GREEN)
-GLYPHS = (*_LIVE.values(), _AWAY, _FAILED, _LOST, _STOPPED, _OVER)
+_AWAY, _ASKS, _FAILED, _LOST = ("↯", _AMBER), ("▸", _AMBER), ("✗", _RED), ("?", _RED)
+_STOPPED, _OVER = ("■", _GREY), ("✓", _GREEN)
+GLYPHS = (*_LIVE.values(), _AWAY, _ASKS, _FAILED, _LOST, _STOPPED, _OVER)
 DIM = 0.82  # of what matters less; two of them, one in the other, can still be read
 
 # How lines are cut to fit into a file: characters, and whether they lose their colours.
@@ -361,7 +362,7 @@ def _state(facts: Facts) -> str:
 
 
 def _word(facts: Facts) -> str:
-    if facts.exit or facts.state != "running" or facts.link or facts.silent <= SILENT:
+    if facts.exit or facts.state != "running" or facts.link or facts.prompt or facts.silent <= SILENT:
         return facts.exit or facts.state
     return "quiet"
 
@@ -393,13 +394,15 @@ def _glyph(facts: Facts) -> tuple[str, str]:
         return _FAILED
     if facts.exit:
         return _STOPPED if facts.ended_by_stop else _OVER
+    if facts.prompt:
+        return _ASKS
     return _LIVE.get(_word(facts), _OVER)
 
 
 def _facts_html(facts: Facts, note: str = "") -> str:
     glyph, color = _glyph(facts)
     state = _escape(_state(facts))
-    if facts.failed or facts.held or facts.link or facts.paused:
+    if facts.failed or facts.held or facts.link or facts.paused or facts.prompt:
         state = f"<b>{state}</b>"
     name = f"<b>{_escape(_line(facts.name))}</b> on {_escape(_line(facts.machine))}"
     said = [name, state, *_figures(facts), *([_escape(_line(note))] if note else [])]
