@@ -575,7 +575,8 @@ async def test_stop_ends_the_command_and_tells_what_it_took(machine):
     report = await machine.stop(facts.id, "call-1", 2.0)
 
     assert report.took == "INT"
-    assert [name.partition("[")[0] for name in report.ended] == ["sleep"]
+    (ended,) = report.ended
+    assert ended.partition("[")[0] in ("sleep", "bash", "sh")  # the shell is not yet another program at once
     assert report.left == ()
     status = await machine.status(facts.id)
     assert (status.state, status.exit, status.stopped) == ("ended", Exit(None, "INT"), report)

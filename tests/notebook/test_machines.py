@@ -425,7 +425,7 @@ def complete(notebook, text: str) -> list[str]:
         ("%%cmdop fa", ["far"]),
         ("%%cmdop --name api ne", ["near"]),
         ("%%cmdop --ephemeral ne", ["near"]),
-        ("%%cmdop far ne", []),
+        ("%%cmdop far ne", ["near"]),
         ("%%cmdop --cwd ne", []),
         ("%%cmdop lo", ["local"]),
         ("%cmdop connect tw", ["twin"]),

@@ -17,14 +17,14 @@ import ipywidgets
 
 from ...agent.status import EXITED
 from ...agent.stopping import GRACE
-from ...errors import CmdopError, ConnectFailed, LogDropped, SessionNotFound
-from ...machines.base import LinkState, Status, StopReport, Tail
+from ...errors import CmdopError, ConnectFailed, SessionNotFound
+from ...machines.base import Status, StopReport, Tail
 from ...runtime import runtime
 from .cells import StyledLine
-from .cuts import from_offset, last_lines, up_to
-from .frames import TailSize
+from .cuts import from_offset, up_to
+from .following import LINK_SECONDS, Following, forget
 from .prompt import PromptField
-from .record import TAIL_BYTES, facts_of, frozen, link_words, picture_of
+from .record import TAIL_BYTES, facts_of, picture_of
 from .saving import save_log
 from .sieve import Looks, lit
 from .sift import MOST_LINES, Sifting, offset_since
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 SNAPSHOT_SECONDS = 30.0  # the text is renewed no more often, unless the state changes
 END_SECONDS = 0.5  # how long a wait that is over may be kept for the end of the log
-LINK_SECONDS = 5.0  # after which a header says anew when a link is tried again
 LEAST_BYTES = 4096  # that a picture gets, whatever else is sent with it
 OVERHEAD = 700  # bytes of a widget message around its content
 FONT = 13  # pixels of a letter's height, about
@@ -61,6 +60,7 @@ class OutputView:
     """
 
     tooled = True  # it has an area to search, to scroll and to copy from
+    pause = 0.0  # see `Following`
 
     def __init__(
         self,
@@ -75,12 +75,7 @@ class OutputView:
         self._session, self._machine = stream.facts, stream._machine
         self._publish, self._clock, self._lines = publish, clock, lines
         self._widget_id, self._text_id = uuid.uuid4().hex, uuid.uuid4().hex
-        self._here = self._machine.name == "local"  # frames ask for their tail; else it is asked for before
-        self._status, self._status_at = stream._known, time.monotonic()
-        self._tail: Tail | None = None  # the newest that came
-        self._tail_size = TailSize(TAIL_BYTES)
-        self._stale = True  # the picture is not that of the newest tail there is
-        self._final: tuple[Bundle, Status] | None = None  # the text that stays, once the session has ended
+        self._known = Following(self._machine, self._session, stream._known, lines, pause=self.pause)
         self._looks, self._watched = looks or Looks(), watched
         self._sifting: Sifting | None = None  # where not all lines are shown
         self._from = 0  # the log offset that Clear, or a time, moved to
@@ -96,7 +91,6 @@ class OutputView:
         self._chores: set[asyncio.Task[None]] = set()
         self._frozen = self._retired = self._text_wanted = False
         self._unsure = self._again = False  # whether the page has what was sent; it is to be sent once more
-        self._drawn_end = -1
         self._picture = self._head = ""
         self._head_at, self._head_of = 0.0, ("", False, False)
         self._snapshot_at, self._snapshot_end = 0.0, -1
@@ -104,8 +98,6 @@ class OutputView:
         self._follower: asyncio.Task[None] | None = None
         self._stopper: asyncio.Task[StopReport] | None = None
         self._drawing = asyncio.Lock()
-        self._rate = 0.0
-        self._rate_from = (0.0, 0)
         self._prompt = PromptField(stream, lambda: self._clock.dirty(self))
         self._make_widgets()
 
@@ -206,87 +198,16 @@ class OutputView:
             if self._looks.since:
                 self._from, self._from_line = await offset_since(self._machine, self._session.id, self._looks.since)
             self._sift()
-            await self._follow()
+            async with contextlib.aclosing(self._known.news()) as news:
+                async for at_its_pace in news:
+                    self._clock.dirty(self)
+                    if at_its_pace:
+                        await self._clock.drawn(self)
         if self._sifting is not None:
             self._sifting.stop()
         for _ in range(2):
             self._clock.dirty(self)
             await self._clock.drawn(self)
-
-    async def _follow(self) -> None:
-        """Mark the view dirty when there is output, another state or another link; sleeps while there is none of it."""
-        link = self._machine.link
-        news: dict[str, asyncio.Task[Any]] = {}
-        try:
-            while self._final is None and (self._status.live or not self._here):
-                for name, begin in self._awaited(link).items():
-                    if name not in news and not (name == "output" and "tail" in news):
-                        news[name] = asyncio.create_task(begin())
-                done, _ = await asyncio.wait(news.values(), timeout=self._tick(), return_when=asyncio.FIRST_COMPLETED)
-                for name in [name for name, task in news.items() if task in done]:
-                    task = news.pop(name)
-                    self._stale = self._stale or name in ("state", "output")
-                    if name == "link":
-                        link = task.result()
-                    else:
-                        task.result()
-                if "tail" not in news and self._stale and not self._here:
-                    continue  # a frame is worth its while when the tail is there
-                self._clock.dirty(self)
-                if "output" not in news:
-                    await self._clock.drawn(self)
-        finally:
-            for task in news.values():
-                task.cancel()
-                task.add_done_callback(_forget)
-
-    def _awaited(self, link: LinkState) -> dict[str, Callable[[], Coroutine[Any, Any, object]]]:
-        """What makes a frame due. One question for the tail at a time, and none for more while it is under way."""
-        awaited: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {}
-        if not self._here:
-            awaited["link"] = lambda: self._machine.link_change(link)
-        if self._stale and not self._here:
-            awaited["tail"] = self._fetch
-        elif self._status.live:
-            awaited["output"] = self._next_output
-        if self._status.live:
-            awaited["state"] = self._next_state
-        return awaited
-
-    async def _next_state(self) -> None:
-        self._know(await self._machine.status(self._session.id, self._status.seq))
-
-    async def _next_output(self) -> None:
-        """Return once the log goes on behind what is drawn."""
-        offset = max(self._drawn_end, 0)
-        with contextlib.suppress(LogDropped):
-            if not await self._machine.read(self._session.id, offset, 1):
-                await asyncio.get_running_loop().create_future()  # it ended; the state says so
-
-    async def _fetch(self) -> None:
-        """Ask for the tail; once the session has ended, for all that stays."""
-        machine, asked, began = self._machine, TAIL_BYTES if self._here else self._tail_size.bytes, time.monotonic()
-        self._stale = False
-        self._tail = tail = await machine.tail(self._session.id, asked)
-        seconds = time.monotonic() - began
-        self._know(tail.status)
-        if not tail.status.live:
-            self._final = await frozen(machine, self._session)
-        elif not self._here:
-            size = sum(len(chunk.data) for chunk in tail.chunks)
-            kept, cut = last_lines(tail.chunks, self._lines)
-            whole = cut or not tail.newlines_before
-            self._tail_size.came(asked, size, sum(len(chunk.data) for chunk in kept) if whole else None, seconds)
-            self._stale = not whole and self._tail_size.bytes > asked
-
-    def _know(self, status: Status) -> None:
-        self._status, self._status_at = status, time.monotonic()
-
-    def _tick(self) -> float:
-        """Seconds until the header would read differently."""
-        if self._machine.link.state != "up":
-            return LINK_SECONDS
-        return 1.0 if self._session.seconds(self._status_now()) < 120 or self._rate else 10.0
 
     # -- frames, called by the clock; they wait for no link
 
@@ -299,16 +220,16 @@ class OutputView:
                 return self._publish_final()
             if self._frozen:
                 return self._retire()
-            if self._here:
+            if self._known.here:
                 try:
-                    await self._fetch()
+                    await self._known.fetch()
                 except SessionNotFound:  # somebody removed it
                     return 0, 0
-            if self._final is not None:
-                return self._freeze(self._final[1])
-            tail, sent = self._tail, []
+            if self._known.final is not None:
+                return self._freeze(self._known.final[1])
+            tail, sent = self._known.tail, []
             if tail is not None:
-                self._drawn_end = tail.status.end
+                self._known.drawn_end = tail.status.end
             if self._snapshot_due():
                 sent.append(self._snapshot())
             if head := self._new_head():
@@ -384,15 +305,14 @@ class OutputView:
             self._sifting.stop()
             self._sifting = None
         if self._looks.sifts:
-            self._sifting = Sifting(
-                self._machine, self._session.id, self._looks, self._status, self._from, lambda: self._clock.dirty(self)
-            )
+            known, news = self._known.status, lambda: self._clock.dirty(self)
+            self._sifting = Sifting(self._machine, self._session.id, self._looks, known, self._from, news)
 
     # -- the header
 
     def _facts(self) -> Facts:
-        status, link = self._status_now(), self._link_words()
-        rate = 0.0 if link else self._measure_rate(status)
+        status, link = self._known.now(), self._known.link_words()
+        rate = 0.0 if link else self._known.measure_rate(status)
         filtered = f"{self._looks.words}: {self._sifting.words}" if self._sifting is not None else ""
         return facts_of(
             self._machine,
@@ -406,25 +326,10 @@ class OutputView:
             link=link,
         )
 
-    def _link_words(self) -> str:
-        machine = self._machine
-        return link_words(machine.link, machine.name, time.monotonic(), stop_waits=self._stop_waits)
-
-    @property
-    def _stop_waits(self) -> bool:
-        return self._session.id in self._machine.stops
-
-    def _status_now(self) -> Status:
-        """What is known, its clock put forward: it goes on where nothing is heard. Not while the link is away."""
-        status = self._status
-        if self._here or not status.clock_ms or not status.live or self._machine.link.state != "up":
-            return status
-        return dataclasses.replace(status, clock_ms=status.clock_ms + int((time.monotonic() - self._status_at) * 1000))
-
     def _new_head(self) -> str:
         """The header, where it is worth a message; '' else. Without a link nothing but the next try changes in it."""
         now, state = time.monotonic(), self._machine.link.state
-        about = (state, self._paused, self._stop_waits)
+        about = (state, self._paused, self._known.stop_waits)
         if state != "up" and about == self._head_of and now - self._head_at < LINK_SECONDS * 0.9:
             return ""
         head = header_html(self._facts())
@@ -433,30 +338,21 @@ class OutputView:
         self._head_at, self._head_of = now, about
         return head
 
-    def _measure_rate(self, status: Status) -> float:
-        """Bytes a second, over the last second or so."""
-        now = time.monotonic()
-        at, end = self._rate_from
-        if now - at >= 1.0:
-            self._rate = max(0, status.end - end) / (now - at) if at else 0.0
-            self._rate_from = (now, status.end)
-        return self._rate
-
     # -- the text that stays
 
     def _snapshot_due(self) -> bool:
-        end = self._tail.status.end if self._tail is not None else -1
+        end = self._known.tail.status.end if self._known.tail is not None else -1
         if self._text_state() != self._snapshot_state or (self._text_wanted and end != self._snapshot_end):
             return True
         return self._machine.link.state == "up" and time.monotonic() - self._snapshot_at >= SNAPSHOT_SECONDS
 
     def _text_state(self) -> tuple[object, ...]:
-        status = self._status
-        return status.state, status.exit, status.held, self._prompt.text, self._machine.link.state, self._stop_waits
+        status, link = self._known.status, self._machine.link.state
+        return status.state, status.exit, status.held, self._prompt.text, link, self._known.stop_waits
 
     def _snapshot(self) -> int:
         """Renew the text; return its bytes."""
-        tail = self._tail or Tail([], 0, self._status)
+        tail = self._known.tail or Tail([], 0, self._known.status)
         self._text_wanted = False
         self._snapshot_at, self._snapshot_end = time.monotonic(), tail.status.end
         self._snapshot_state = self._text_state()
@@ -491,25 +387,25 @@ class OutputView:
                     status = await machine.status(session_id, status.seq)
         if status.live and status.end == self._snapshot_end and not self._snapshot_due():
             return
-        await self._fetch()
+        await self._known.fetch()
         async with self._drawing:
             if self._frozen:
                 return
-            if self._final is not None:
-                self._clock.sent(*self._freeze(self._final[1]))
+            if self._known.final is not None:
+                self._clock.sent(*self._freeze(self._known.final[1]))
             else:
                 self._clock.sent(1, self._snapshot() + OVERHEAD)
 
     def _freeze(self, status: Status) -> tuple[int, int]:
         """The session ended: its text stays, the widget goes. Returns messages and bytes sent."""
-        self._status = status
+        self._known.status = status
         self._frozen = self._unsure = True
         self._prompt.close()
         return self._publish_final()
 
     def _publish_final(self) -> tuple[int, int]:
         self._again = False
-        bundle = self._final[0] if self._final is not None else {}
+        bundle = self._known.final[0] if self._known.final is not None else {}
         self._publish(bundle, self._text_id, True)
         self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
         return 2, _size(bundle) + 2 * OVERHEAD
@@ -536,7 +432,7 @@ class OutputView:
         self._stop.description = "Stopping"
         call = self._machine.stop(self._session.id, uuid.uuid4().hex, GRACE)
         self._stopper = asyncio.get_running_loop().create_task(call)
-        self._stopper.add_done_callback(_forget)
+        self._stopper.add_done_callback(forget)
         self._clock.dirty(self)
 
     def _on_pause(self) -> None:
@@ -556,7 +452,7 @@ class OutputView:
 
     def _set_paused(self, paused: bool) -> None:
         self._paused = paused
-        self._paused_at = max(self._drawn_end, 0), self._tail.status.newlines if self._tail else 0
+        self._paused_at = max(self._known.drawn_end, 0), self._known.tail.status.newlines if self._known.tail else 0
         if not paused:
             self._earlier, self._more = None, 0
         self._pause.description = "Follow" if paused else "Pause"
@@ -569,8 +465,8 @@ class OutputView:
 
     def _unfinished(self) -> int:
         """Where the line begins that has not ended yet: it stays, as on a terminal, and what is secret in it too."""
-        end = max(self._drawn_end, 0)
-        for chunk in reversed(self._tail.chunks if self._tail is not None else ()):
+        end = max(self._known.drawn_end, 0)
+        for chunk in reversed(self._known.tail.chunks if self._known.tail is not None else ()):
             at = chunk.data.rfind(b"\n")
             if at >= 0:
                 return chunk.offset + at + 1
@@ -667,12 +563,6 @@ def close_all(widget: ipywidgets.Widget) -> None:
     for child in getattr(widget, "children", ()):
         close_all(child)
     widget.close()
-
-
-def _forget(task: asyncio.Task[Any]) -> None:
-    """Nobody asks how it ended."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _size(bundle: Bundle) -> int:

@@ -21,7 +21,8 @@ from ..links import Heard
 from ..tables import Table
 from .clock import FrameClock
 from .fleet import FleetView
-from .output import LINK_SECONDS, OutputView
+from .following import LINK_SECONDS
+from .output import OutputView
 from .record import kept, kept_fleet, link_words, waited_for
 from .sieve import Looks
 from .text import shown

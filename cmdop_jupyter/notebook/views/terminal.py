@@ -55,6 +55,7 @@ class TerminalView(OutputView):
     """Shows `stream` in the cell that runs now, and types into it; see `OutputView`."""
 
     tooled = False
+    pause = FIGURES
 
     def __init__(self, stream: Stream, publish: Publish, clock: FrameClock) -> None:
         self._flows: dict[str, Flow] = {}  # by the page's id of its view
@@ -94,10 +95,6 @@ class TerminalView(OutputView):
             flow.close()
         self._flows.clear()
 
-    async def _next_output(self) -> None:
-        await super()._next_output()
-        await asyncio.sleep(FIGURES)
-
     def _paint(self, tail: Tail, max_bytes: int) -> str:
         return ""
 
@@ -113,7 +110,7 @@ class TerminalView(OutputView):
     def _tell_link(self) -> None:
         """Say below the terminal where what is typed waits for the link."""
         state = self._machine.link.state
-        away = "" if state == "up" or not self._status.live else f"link {state}: what you type waits for it"
+        away = "" if state == "up" or not self._known.status.live else f"link {state}: what you type waits for it"
         if away != self._away:
             self._away = away
             for view in self._flows:
