@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -20,15 +19,13 @@ from ...agent.stopping import GRACE
 from ...errors import CmdopError, ConnectFailed, SessionNotFound
 from ...machines.base import Status, StopReport, Tail
 from ...runtime import runtime
-from .cells import StyledLine
-from .cuts import from_offset, up_to
 from .following import LINK_SECONDS, Following, forget
+from .picture import Picture
 from .prompt import PromptField
-from .record import TAIL_BYTES, facts_of, picture_of
+from .record import facts_of, picture_of
 from .saving import save_log
-from .sieve import Looks, lit
-from .sift import MOST_LINES, Sifting, offset_since
-from .text import LINE_HEIGHT, TAIL_LINES, Bundle, Facts, header_html, one_line, snapshot_bundle, to_html, to_text
+from .sieve import Looks
+from .text import LINE_HEIGHT, TAIL_LINES, Bundle, Facts, header_html, one_line, snapshot_bundle, to_text
 from .tools import Tools
 from .watch import AREA, VIEW, watcher
 
@@ -41,9 +38,7 @@ END_SECONDS = 0.5  # how long a wait that is over may be kept for the end of the
 LEAST_BYTES = 4096  # that a picture gets, whatever else is sent with it
 OVERHEAD = 700  # bytes of a widget message around its content
 FONT = 13  # pixels of a letter's height, about
-EARLIER_LINES = 200  # that one click on Earlier brings
-EARLIER_BYTES = 1024 * 1024  # of the log that they are looked for in, at most
-EARLIER_SENT = 400_000  # bytes of such a picture, which is not one of many
+EARLIER_SENT = 400_000  # bytes of a picture that somebody asked for, which is not one of many
 
 Publish = Callable[[dict[str, Any], str, bool], None]
 
@@ -76,22 +71,16 @@ class OutputView:
         self._publish, self._clock, self._lines = publish, clock, lines
         self._widget_id, self._text_id = uuid.uuid4().hex, uuid.uuid4().hex
         self._known = Following(self._machine, self._session, stream._known, lines, pause=self.pause)
-        self._looks, self._watched = looks or Looks(), watched
-        self._sifting: Sifting | None = None  # where not all lines are shown
-        self._from = 0  # the log offset that Clear, or a time, moved to
-        self._from_line = True  # a line begins there
-        self._paused = self._held = False  # `held` by the page: somebody reads there
-        self._paused_at = (0, 0)  # the end of the log, and its newlines, then
-        self._earlier: Tail | None = None  # more than the tail, while it is paused
-        self._more = 0  # lines that are wanted of it
-        self._repaint = False  # though it is paused
-        self._rows = 0  # the most lines that were shown; the picture never gets lower
-        self._painted: tuple[list[StyledLine], int] = ([], 0)
+        self._picture = Picture(
+            self._machine, self._session, self._known, looks or Looks(), lines, lambda: clock.dirty(self)
+        )
+        self._watched = watched
+        self._held = False  # paused by the page: somebody reads there
         self._tools: Tools | None = None
         self._chores: set[asyncio.Task[None]] = set()
         self._frozen = self._retired = self._text_wanted = False
         self._unsure = self._again = False  # whether the page has what was sent; it is to be sent once more
-        self._picture = self._head = ""
+        self._html = self._head = ""
         self._head_at, self._head_of = 0.0, ("", False, False)
         self._snapshot_at, self._snapshot_end = 0.0, -1
         self._snapshot_state: tuple[object, ...] = ()
@@ -138,7 +127,7 @@ class OutputView:
         # Clicks come on the main thread or on a subshell's; what they do is done on the I/O thread.
         self._stop.on_click(lambda _: runtime().call_later(self._on_stop))
         self._pause.on_click(lambda _: runtime().call_later(self._on_pause))
-        self._clear.on_click(lambda _: runtime().call_later(self._on_clear))
+        self._clear.on_click(lambda _: runtime().call_later(self._picture.clear))
         self._more_tools.on_click(lambda _: runtime().call_later(self._on_more))
         self._buttons = [self._stop, self._pause, self._clear, *([self._more_tools] if self.tooled else [])]
         self._bar = ipywidgets.HBox(
@@ -177,8 +166,7 @@ class OutputView:
         """Follow no more, and take its widgets away. On the I/O thread."""
         if self._follower is not None:
             self._follower.cancel()
-        if self._sifting is not None:
-            self._sifting.stop()
+        self._picture.end()
         self._clock.forget(self)
         self._prompt.close()
         close_all(self._box)
@@ -195,16 +183,13 @@ class OutputView:
     async def _live(self) -> None:
         """Follow the session to its end; then two frames more, in which its text is frozen and the widget retires."""
         with contextlib.suppress(SessionNotFound, ConnectFailed):  # somebody removed it, or closed its client
-            if self._looks.since:
-                self._from, self._from_line = await offset_since(self._machine, self._session.id, self._looks.since)
-            self._sift()
+            await self._picture.begin()
             async with contextlib.aclosing(self._known.news()) as news:
                 async for at_its_pace in news:
                     self._clock.dirty(self)
                     if at_its_pace:
                         await self._clock.drawn(self)
-        if self._sifting is not None:
-            self._sifting.stop()
+        self._picture.end()
         for _ in range(2):
             self._clock.dirty(self)
             await self._clock.drawn(self)
@@ -235,22 +220,22 @@ class OutputView:
             if head := self._new_head():
                 self._head = self._header.value = head
                 sent.append(len(head.encode()))
-            before = self._picture
-            if tail is not None and (not self._paused or self._repaint):
-                room = EARLIER_SENT if self._repaint else max(LEAST_BYTES, max_bytes - sum(sent) - 3 * OVERHEAD)
-                picture = self._paint(tail, room)
-                if picture != self._picture:
-                    self._picture = picture
+            before = self._html
+            if tail is not None and self.tooled and (not self._picture.paused or self._picture.repaint):
+                room = EARLIER_SENT if self._picture.repaint else max(LEAST_BYTES, max_bytes - sum(sent) - 3 * OVERHEAD)
+                picture = self._picture.paint(tail, room)
+                if picture != self._html:
+                    self._html = picture
                     data = {"text/html": picture, "text/plain": ""}
                     self._out.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
                     sent.append(len(picture.encode()))
-                if self._repaint and self._watcher is not None:
+                if self._picture.repaint and self._watcher is not None:
                     self._watcher.send({"show": True})  # though the page holds it
-                self._repaint = False
+                self._picture.repaint = False
             self._unsure = self._unsure or bool(sent)
             if self._again:
                 self._again = False
-                sent += self._resend(head=not head, picture=self._picture == before)
+                sent += self._resend(head=not head, picture=self._html == before)
             return len(sent), sum(sent) + OVERHEAD * len(sent)
 
     def renew(self, *, sure: bool) -> None:
@@ -271,57 +256,22 @@ class OutputView:
             sent.append(len(self._header.value.encode()))
         if picture:
             self._out.send_state("outputs")
-            sent.append(len(self._picture.encode()))
+            sent.append(len(self._html.encode()))
         return sent
-
-    def _paint(self, tail: Tail, max_bytes: int) -> str:
-        """The picture of the tail, as HTML of about `max_bytes` at most; says exactly how many lines are not in it."""
-        count = self._more or self._lines
-        while True:
-            lines, skipped = self._lines_of(tail, count)
-            lines = lit(lines, (*self._looks.highlight, self._looks.search))
-            self._rows = max(self._rows, min(len(lines) + (skipped > 0), self._lines))
-            picture = to_html(lines, skipped=skipped, times=self._looks.times, rows=self._rows)
-            size = len(picture.encode())
-            if size <= max_bytes or count <= 1:
-                self._painted = lines, skipped
-                return picture
-            count = max(1, min(count - 1, count * max_bytes // size))
-
-    def _lines_of(self, tail: Tail, count: int) -> tuple[list[StyledLine], int]:
-        """The last `count` lines to be shown, and how many lie before them."""
-        if self._sifting is not None:
-            return self._sifting.lines(count)
-        if self._paused and self._earlier is not None:
-            tail = dataclasses.replace(self._earlier, chunks=up_to(self._earlier.chunks, self._paused_at[0]))
-        chunks, before = from_offset(tail.chunks, self._from)
-        cleared = bool(chunks) and chunks[0].offset == self._from and self._from_line
-        lines, skipped = picture_of(self._session, chunks, count, whole=cleared)
-        return lines, tail.newlines_before + before + skipped
-
-    def _sift(self) -> None:
-        """Search the log anew for what is to be shown, where that is not all."""
-        if self._sifting is not None:
-            self._sifting.stop()
-            self._sifting = None
-        if self._looks.sifts:
-            known, news = self._known.status, lambda: self._clock.dirty(self)
-            self._sifting = Sifting(self._machine, self._session.id, self._looks, known, self._from, news)
 
     # -- the header
 
     def _facts(self) -> Facts:
         status, link = self._known.now(), self._known.link_words()
         rate = 0.0 if link else self._known.measure_rate(status)
-        filtered = f"{self._looks.words}: {self._sifting.words}" if self._sifting is not None else ""
         return facts_of(
             self._machine,
             self._session,
             status,
             rate=rate,
-            paused=self._paused,
-            since=status.newlines - self._paused_at[1],
-            filtered=filtered,
+            paused=self._picture.paused,
+            since=self._picture.since,
+            filtered=self._picture.filtered,
             prompt=self._prompt.text,
             link=link,
         )
@@ -329,7 +279,7 @@ class OutputView:
     def _new_head(self) -> str:
         """The header, where it is worth a message; '' else. Without a link nothing but the next try changes in it."""
         now, state = time.monotonic(), self._machine.link.state
-        about = (state, self._paused, self._known.stop_waits)
+        about = (state, self._picture.paused, self._known.stop_waits)
         if state != "up" and about == self._head_of and now - self._head_at < LINK_SECONDS * 0.9:
             return ""
         head = header_html(self._facts())
@@ -416,7 +366,7 @@ class OutputView:
             return 0, 0
         self._retired = True
         remedy = f"the page was reloaded, so the text of this output is not here: %cmdop keep {self._session.name}"
-        self._out.outputs, self._picture = (), ""
+        self._out.outputs, self._html = (), ""
         self._header.value = header_html(self._facts(), note=remedy)
         for button in self._buttons:
             button.layout.display = "none"  # one layout, so one message
@@ -437,41 +387,22 @@ class OutputView:
 
     def _on_pause(self) -> None:
         self._held = False
-        self._set_paused(not self._paused)
-        if not self._paused and self._watcher is not None:
+        self._set_paused(not self._picture.paused)
+        if not self._picture.paused and self._watcher is not None:
             self._watcher.send({"end": True})
 
     def _on_held(self, held: bool) -> None:
         """Somebody scrolled up or selects text in the page, or has done so."""
-        if held and not self._paused:
+        if held and not self._picture.paused:
             self._held = True
             self._set_paused(True)
-        elif not held and self._held and not self._more:
+        elif not held and self._held and not self._picture.more:
             self._held = False
             self._set_paused(False)
 
     def _set_paused(self, paused: bool) -> None:
-        self._paused = paused
-        self._paused_at = max(self._known.drawn_end, 0), self._known.tail.status.newlines if self._known.tail else 0
-        if not paused:
-            self._earlier, self._more = None, 0
+        self._picture.pause(paused)
         self._pause.description = "Follow" if paused else "Pause"
-        self._clock.dirty(self)
-
-    def _on_clear(self) -> None:
-        self._from, self._from_line = self._unfinished(), True
-        self._sift()
-        self._clock.dirty(self)
-
-    def _unfinished(self) -> int:
-        """Where the line begins that has not ended yet: it stays, as on a terminal, and what is secret in it too."""
-        end = max(self._known.drawn_end, 0)
-        for chunk in reversed(self._known.tail.chunks if self._known.tail is not None else ()):
-            at = chunk.data.rfind(b"\n")
-            if at >= 0:
-                return chunk.offset + at + 1
-            end = chunk.offset
-        return end
 
     # -- the tools
 
@@ -482,33 +413,27 @@ class OutputView:
             self._box.children = (self._bar, *self._parts)
             return
         clicks: dict[str, Callable[[], object]] = {
-            "Times": lambda: self._look(times=not self._looks.times),
-            "stderr": lambda: self._look(channel="" if self._looks.channel else "stderr"),
+            "Times": lambda: self._look(times=not self._picture.looks.times),
+            "stderr": lambda: self._look(channel="" if self._picture.looks.channel else "stderr"),
             "Earlier": self._on_earlier,
             "Copy": self._on_copy,
             "Save log": lambda: self._begin_chore(self._save()),
         }
-        self._tools = Tools(self._looks.search, self._on_search, clicks)
+        self._tools = Tools(self._picture.looks.search, self._on_search, clicks)
         self._mark_tools()
         self._box.children = (self._bar, self._tools.box, *self._parts)
 
     def _mark_tools(self) -> None:
         if self._tools is not None:
-            self._tools.mark("Times", self._looks.times)
-            self._tools.mark("stderr", bool(self._looks.channel))
+            self._tools.mark("Times", self._picture.looks.times)
+            self._tools.mark("stderr", bool(self._picture.looks.channel))
 
     def _look(self, **changes: object) -> None:
-        """Show something else of the output from now on."""
-        before = self._looks
-        self._looks = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
-        if dataclasses.replace(self._looks, times=before.times) != before:
-            self._sift()
+        self._picture.look(**changes)
         self._mark_tools()
-        self._repaint = True
-        self._clock.dirty(self)
 
     def _on_search(self, text: str) -> None:
-        if self._tools is None or text == self._looks.search:
+        if self._tools is None or text == self._picture.looks.search:
             return
         try:
             self._look(search=text)
@@ -519,25 +444,21 @@ class OutputView:
         self._tools.renew_field(text)
 
     def _on_earlier(self) -> None:
-        if not self._paused:
+        if not self._picture.paused:
             self._set_paused(True)
-        self._more = min(MOST_LINES, max(self._more, self._lines) + EARLIER_LINES)
+        self._picture.want_earlier()
         self._begin_chore(self._load_earlier())
 
     async def _load_earlier(self) -> None:
-        wanted = TAIL_BYTES * (1 + self._more // EARLIER_LINES)
-        self._earlier = await self._machine.tail(self._session.id, min(EARLIER_BYTES, wanted))
-        self._repaint = True
-        self._clock.dirty(self)
+        await self._picture.load_earlier()
         await self._clock.drawn(self)
-        lines, skipped = self._painted
-        if self._tools is not None and skipped and (self._more >= MOST_LINES or len(lines) < self._more):
+        if self._tools is not None and self._picture.at_most:
             self._tools.say("no more is shown here: filter, or save the log")
 
     def _on_copy(self) -> None:
         if self._tools is not None:
-            lines, skipped = self._painted
-            self._tools.copy(to_text(lines, skipped=skipped, times=self._looks.times))
+            lines, skipped = self._picture.painted
+            self._tools.copy(to_text(lines, skipped=skipped, times=self._picture.looks.times))
 
     async def _save(self) -> None:
         tools = self._tools

@@ -19,7 +19,6 @@ import ipywidgets
 import traitlets
 
 from ...errors import CmdopError, ConnectFailed, SessionNotFound
-from ...machines.base import Tail
 from ...runtime import runtime
 from ...writing import Input
 from .flow import Flow
@@ -94,9 +93,6 @@ class TerminalView(OutputView):
         for flow in self._flows.values():
             flow.close()
         self._flows.clear()
-
-    def _paint(self, tail: Tail, max_bytes: int) -> str:
-        return ""
 
     async def draw(self, max_bytes: int) -> tuple[int, int]:
         drawn = await super().draw(max_bytes)
