@@ -6,7 +6,7 @@ BIN := .venv/bin
 NOTEBOOK ?= notebooks/01_quickstart.ipynb
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help demo lab test js chaos bench lint format clean
+.PHONY: help demo lab test js chaos bench pictures lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,7 +20,7 @@ lab: .venv/installed-lab  ## open the quickstart notebook in JupyterLab
 
 test: .venv/installed-test  ## all tests, the notebooks among them; ARGS='-k name' picks some
 	@sh tools/system-packages
-	@$(BIN)/python -m pytest --nbval -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --nbval -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 js:  ## build the terminal's program anew from js/; needs Node
 	@python3 tools/build-js
@@ -30,6 +30,9 @@ chaos: .venv/installed-test  ## cut links a hundred times under 500 MB; takes mi
 
 bench: .venv/installed-test  ## measure; FULL=1 for the real sizes, ONLY=name for one
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY))
+
+pictures: .venv/installed-test  ## take the README's pictures anew, in a real page
+	@$(BIN)/python tools/readme_pictures.py docs/pictures
 
 lint: .venv/installed-test  ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -25,6 +25,17 @@ settings.register_profile("any speed", deadline=None, derandomize=not CHAOS, max
 settings.load_profile("any speed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays in one process, and all that has a browser in another one, which begins with it.
+
+    Two browsers at once, with a JupyterLab each, are more than a small machine does well.
+    """
+    for item in items:
+        page = item.path.parent.name == "page"
+        item.add_marker(pytest.mark.xdist_group("page" if page else str(item.path.relative_to(item.config.rootpath))))
+    items.sort(key=lambda item: item.path.parent.name != "page")
+
+
 @contextlib.contextmanager
 def own_sessions(folder: Path) -> Iterator[Path]:
     """A CMDOP_STATE_DIR under `folder`, not made yet; afterwards every process started meanwhile is ended.

@@ -201,10 +201,10 @@ def test_in_a_terminal_a_wait_tells_when_the_link_breaks_and_when_it_is_back(sta
     cells = [
         "%%cmdop far --name api --tty none\necho one; read go; echo two; exec sleep 1000",
         "_ = await wait_for('one', 'api')",
-        "import os, signal\n"
+        "import os, signal, time\n"
         "wait = wait_for('two', 'api'); os.killpg(int(open('gate.pid').read()), signal.SIGKILL)\n"
-        "while api.link == 'up': pass\n"
-        "while api.link != 'up': pass\n"
+        "while api.link == 'up': time.sleep(0.01)\n"
+        "while api.link != 'up': time.sleep(0.01)\n"
         "_ = api.send_input('\\n'); match = await wait; print('matched', match[0])",
         "_ = api.stop().result()",
     ]

@@ -137,21 +137,22 @@ class Printing:
 
 
 async def _tell_link(machine: Machine) -> None:
-    """Print a line when the link to a machine breaks, and one when it is back."""
-    link, gone = machine.link, 0.0
+    """Print a line when the link to a machine breaks, or is broken, and one when it is back."""
+    link, gone, told = machine.link, 0.0, ""
     while True:
-        was, link = link, await machine.link_change(link)
-        if link.state != "up" and was.state == "up":
-            gone = time.monotonic()
-            words = link_words(link, machine.name, gone)
-        elif link.state == "down" != was.state:
-            words = link_words(link, machine.name, time.monotonic())
-        elif link.state == "up" and gone:
-            words = f"link up again after {human_seconds(time.monotonic() - gone)}, nothing is lost"
-        else:
-            continue
-        sys.stdout.write(shown(f"[{machine.name}: {words}]") + "\n")
-        sys.stdout.flush()
+        if link.state == "up":
+            if gone:
+                _tell(machine, f"link up again after {human_seconds(time.monotonic() - gone)}, nothing is lost")
+            gone, told = 0.0, ""
+        elif not gone or (link.state == "down" != told):
+            gone, told = gone or time.monotonic(), link.state
+            _tell(machine, link_words(link, machine.name, time.monotonic()))
+        link = await machine.link_change(link)
+
+
+def _tell(machine: Machine, words: str) -> None:
+    sys.stdout.write(shown(f"[{machine.name}: {words}]") + "\n")
+    sys.stdout.flush()
 
 
 class Printer:

@@ -35,7 +35,10 @@ function render({ model, el }) {
     if (!held) show();
     model.send({ pause: held });
   };
-  const gate = () => { if (held) missed = true; else output.setOutputs(); };
+  const gate = (event) => {
+    look(event); // it may have been scrolled before this was here
+    if (held) missed = true; else output.setOutputs();
+  };
   model.widget_manager.get_model(model.get("area")).then((found) => {
     if (stop.signal.aborted || typeof found.setOutputs !== "function") return;
     output = found;
