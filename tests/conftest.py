@@ -25,6 +25,7 @@ settings.register_profile("any speed", deadline=None, derandomize=not CHAOS, max
 settings.load_profile("any speed")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file stays in one process, and all that has a browser in another one, which begins with it.
 
