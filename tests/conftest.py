@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from kernels import Kernel
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tools.leftovers import end_all
 
 RUN_MARK, TEST_MARK = "CMDOP_TEST_RUN", "CMDOP_TEST"
 RUN = uuid.uuid4().hex
 NUMBERS = itertools.count()
+PAGE = "tests/page/"
 
 # The same examples each time, so that a change is judged by itself; with CHAOS=1 others each time, and more.
 CHAOS = "CHAOS" in os.environ
@@ -25,16 +28,23 @@ settings.register_profile("any speed", deadline=None, derandomize=not CHAOS, max
 settings.load_profile("any speed")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class OneBrowser(LoadFileScheduling):
     """A file stays in one process, and all that has a browser in another one, which begins with it.
 
-    Two browsers at once, with a JupyterLab each, are more than a small machine does well.
+    Several browsers at once, with a JupyterLab each, are more than a small machine does well.
     """
-    for item in items:
-        page = item.path.parent.name == "page"
-        item.add_marker(pytest.mark.xdist_group("page" if page else str(item.path.relative_to(item.config.rootpath))))
-    items.sort(key=lambda item: item.path.parent.name != "page")
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return PAGE if file.startswith(PAGE) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneBrowser:
+    return OneBrowser(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(PAGE))
 
 
 @contextlib.contextmanager
