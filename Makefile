@@ -20,7 +20,7 @@ lab: .venv/installed-lab  ## open the quickstart notebook in JupyterLab
 
 test: .venv/installed-test  ## all tests, the notebooks among them; ARGS='-k name' picks some
 	@sh tools/system-packages
-	@$(BIN)/python -m pytest --nbval -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --nbval -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 js:  ## build the terminal's program anew from js/; needs Node
 	@python3 tools/build-js

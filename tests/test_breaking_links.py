@@ -24,7 +24,7 @@ from cmdop_jupyter.stream import Stream
 
 CHAOS = "CHAOS" in os.environ
 CUTS = 100 if CHAOS else 20
-SIZE = 500_000_000 if CHAOS else 48_000_000
+SIZE = 500_000_000 if CHAOS else 32_000_000
 LINES, LINES_A_TIME = 10_000, 10
 SILENCE = 1.0  # seconds after which a link on which nothing is heard is broken, here
 
@@ -41,12 +41,14 @@ class Far:
         self.terminal = Terminal(self.machine)
         self._ways = [self.kill_ssh, self.kill_sshd, self.proxy.cut, self.stop_sshd]
         self.cuts = 0
+        self._redials = 0  # that there are once the link is back from the last cut
         self._stopped: list[int] = []
 
     def cut(self) -> None:
         """Cut the link, each time in another way; when it is not back from the last cut yet, do nothing."""
         link = self.machine.link
-        if link.state == "up" and link.redials == self.cuts and self.cuts < CUTS:
+        if link.state == "up" and link.redials >= self._redials and self.cuts < CUTS:
+            self._redials = link.redials + 1
             self._ways[self.cuts % len(self._ways)]()
             self.cuts += 1
 
@@ -82,6 +84,12 @@ async def until_up(far: Far) -> None:
         await far.machine.link_change(far.machine.link)
 
 
+async def noticed(far: Far) -> None:
+    """The last cut may not have been yet."""
+    while far.machine.link.redials < far.cuts:
+        await far.machine.link_change(far.machine.link)
+
+
 @pytest.mark.parametrize("tty", ["none", "split"])
 async def test_every_byte_comes_and_goes_once_however_often_the_link_is_cut(far, tty):
     expected = hashlib.sha256()
@@ -106,14 +114,14 @@ async def test_every_byte_comes_and_goes_once_however_often_the_link_is_cut(far,
     taking = stream.on_output(take, thread=True)
     assert (await stream).code == 0
     await all_there.wait()
-    while far.machine.link.redials < far.cuts:  # the last one may not have been noticed yet
-        await far.machine.link_change(far.machine.link)
+    await asyncio.to_thread(lambda: runtime().wait(noticed(far)))
 
     assert size == len(lines)
     assert seen.hexdigest() == expected.hexdigest()
     assert taking.errors == 0
     assert await typing == "".join(f"line {n}\n" for n in range(LINES)).encode()
-    assert far.cuts == far.machine.link.redials == len(reasons) == CUTS
+    assert far.cuts == CUTS <= far.machine.link.redials  # a busy machine may be silent for too long by itself
+    assert len(reasons) >= CUTS
 
 
 async def type_lines(stream: Stream) -> bytes:
