@@ -6,7 +6,7 @@ BIN := .venv/bin
 NOTEBOOK ?= notebooks/01_quickstart.ipynb
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help demo lab test js chaos bench pictures lint format clean
+.PHONY: help demo lab test page js chaos bench pictures lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,7 +20,11 @@ lab: .venv/installed-lab  ## open the quickstart notebook in JupyterLab
 
 test: .venv/installed-test  ## all tests, the notebooks among them; ARGS='-k name' picks some
 	@sh tools/system-packages
-	@$(BIN)/python -m pytest --nbval -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --nbval -n 3 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+
+page: .venv/installed-test  ## the long tests of what people see, in a real browser; takes minutes
+	@sh tools/system-packages
+	@$(BIN)/python -m pytest tests/page $(ARGS)
 
 js:  ## build the terminal's program anew from js/; needs Node
 	@python3 tools/build-js

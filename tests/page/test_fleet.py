@@ -13,7 +13,7 @@ import pytest
 from reach import own_places, ssh_to
 from sshd import Sshd
 
-pytestmark = pytest.mark.timeout(400)  # eighty machines are dialled
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]  # eighty machines are dialled
 MANY, SERVERS = 60, 20
 HERE = "here=$(basename $(dirname $CMDOP_STATE_DIR))"
 DEAD = '[machines.dead]\nlink = ["sh", "-c", "echo the cable is out >&2; exit 1"]\n'

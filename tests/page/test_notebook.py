@@ -11,7 +11,7 @@ import pytest
 from nbconvert import HTMLExporter
 from seen import Seen
 
-pytestmark = pytest.mark.timeout(400)  # the whole life of a notebook is one fixture
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]  # the whole life of a notebook is one fixture
 COUNT = "i=0; while :; do echo line $((i+=1)); sleep 0.1; done"
 HOSTILE = (
     r"printf '<script>window.hit=1</script><img src=x onerror=window.hit=2>\033]0;hit\007"

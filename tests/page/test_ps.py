@@ -12,6 +12,8 @@ import pytest
 import screenshots
 from reach import own_places
 
+pytestmark = pytest.mark.long
+
 STAY = "exec sleep 1000"
 
 

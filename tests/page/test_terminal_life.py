@@ -11,6 +11,8 @@ from reach import ssh_to
 from sshd import Sshd
 from terminals import Term
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def notebook(module_lab):
