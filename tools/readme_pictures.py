@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+from leftovers import end_all
 from playwright.sync_api import Browser, Page, sync_playwright
 from screenshots import CHROMIUM, QUIET, server
 
@@ -148,6 +149,8 @@ def main() -> int:
                     take(browser, address, work, picture, given.folder)
                     print(given.folder / f"{picture.name}.png", flush=True)
             browser.close()
+        for name in names:
+            end_all("CMDOP_STATE_DIR", f"{own}/{name}/state")
     return 0
 
 

@@ -13,6 +13,7 @@ from probes import Probed, Sent, begin, heap, sent
 
 from benchmarks.views import KINDS, worst_second
 
+pytestmark = pytest.mark.long
 TYPED = "# typed meanwhile, and all of it arrives"
 PICTURES = 15
 SHOWN = 40  # lines of a view
