@@ -22,7 +22,7 @@ test: .venv/installed-test  ## all tests, the notebooks among them; ARGS='-k nam
 	@sh tools/system-packages
 	@$(BIN)/python -m pytest --nbval -n 3 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
-page: .venv/installed-test  ## the long tests of what people see, in a real browser; takes minutes
+page: .venv/installed-test  ## the tests of what people see, in a real browser; takes minutes
 	@sh tools/system-packages
 	@$(BIN)/python -m pytest tests/page $(ARGS)
 

@@ -13,6 +13,8 @@ import pyte
 import pytest
 from terminals import Stage
 
+pytestmark = pytest.mark.long
+
 CAPTURED = Path(__file__).parents[1] / "captured"
 COLS, ROWS = 120, 40
 LEAVES = b"\x1b[?1049l"  # what a full-screen program writes last
