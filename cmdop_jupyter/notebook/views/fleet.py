@@ -33,7 +33,7 @@ from .fleet_text import (
     stop_words,
 )
 from .record import picture_of
-from .text import Bundle, to_html
+from .text import Bundle, size_of, to_html
 
 if TYPE_CHECKING:
     from .clock import FrameClock
@@ -281,7 +281,7 @@ class FleetView:
         self._snapshot_at, self._snapshot_of = time.monotonic(), self._state()
         made = bundle(self._facts(), entries, as_of=time.time())
         self._publish(made, self._text_id, True)
-        return _size(made)
+        return size_of(made)
 
     async def join(self) -> None:
         """Bring the text that stays up to date now: a cell is done, and nobody looks."""
@@ -304,7 +304,7 @@ class FleetView:
         self._again, made = False, self.kept()
         self._publish(made, self._text_id, True)
         self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
-        return 2, _size(made) + 2 * OVERHEAD
+        return 2, size_of(made) + 2 * OVERHEAD
 
     def renew(self, *, sure: bool) -> None:
         """See `OutputView`."""
@@ -344,7 +344,3 @@ class FleetView:
         if one is not None:
             one.hurry.set()
         self._clock.dirty(self)
-
-
-def _size(made: Bundle) -> int:
-    return sum(len(text.encode()) for text in made.values())

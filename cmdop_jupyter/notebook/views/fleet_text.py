@@ -10,7 +10,7 @@ from ...machines.base import StopReport
 from ...words import human_bytes, human_seconds
 from .cells import width
 from .colors import PAGE
-from .text import _CODE, MAX_SAVED, Bundle, _count, _escape, _line, _when, shown
+from .text import _CODE, MAX_SAVED, Bundle, _count, _escape, _line, _when, shown, size_of
 
 __all__ = [
     "Entry",
@@ -201,10 +201,10 @@ def bundle(facts: FleetFacts, entries: Sequence[Entry], *, as_of: float | None =
     note = f" (as of {_when(as_of)})" if as_of is not None else ""
     for tails, longest in zip((*SAVED_TAILS, (0, 0), (0, 0)), LAST_LINES, strict=True):
         made = _bundle(facts, entries, note, tails, longest, len(entries))
-        if _size(made) <= MAX_SAVED:
+        if size_of(made) <= MAX_SAVED:
             return made
     count = len(entries)
-    while _size(made) > MAX_SAVED and count > 1:
+    while size_of(made) > MAX_SAVED and count > 1:
         count = max(1, count * 2 // 3)
         made = _bundle(facts, entries, note, (0, 0), 0, count)
     return made
@@ -311,7 +311,3 @@ def _width(text: str) -> int:
 
 def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: max(0, longest - 1)]}…" if longest else ""
-
-
-def _size(made: Bundle) -> int:
-    return sum(len(text.encode()) for text in made.values())

@@ -25,7 +25,7 @@ from .prompt import PromptField
 from .record import facts_of, picture_of
 from .saving import save_log
 from .sieve import Looks
-from .text import LINE_HEIGHT, TAIL_LINES, Bundle, Facts, header_html, one_line, snapshot_bundle, to_text
+from .text import LINE_HEIGHT, TAIL_LINES, Facts, header_html, one_line, size_of, snapshot_bundle, to_text
 from .tools import Tools
 from .watch import AREA, VIEW, watcher
 
@@ -309,7 +309,7 @@ class OutputView:
         lines, skipped = picture_of(self._session, tail.chunks, TAIL_LINES)
         bundle = snapshot_bundle(self._facts(), lines, time.time(), skipped_lines=tail.newlines_before + skipped)
         self._publish(bundle, self._text_id, True)
-        return _size(bundle)
+        return size_of(bundle)
 
     def want_text(self) -> None:
         """Bring the text that stays up to date with the next frame: somebody waited for the session."""
@@ -358,7 +358,7 @@ class OutputView:
         bundle = self._known.final[0] if self._known.final is not None else {}
         self._publish(bundle, self._text_id, True)
         self._publish({"text/plain": "", "text/html": ""}, self._widget_id, True)
-        return 2, _size(bundle) + 2 * OVERHEAD
+        return 2, size_of(bundle) + 2 * OVERHEAD
 
     def _retire(self) -> tuple[int, int]:
         """Leave in the widget what is seen where the page has forgotten the display ids, as it does on a reload."""
@@ -484,7 +484,3 @@ def close_all(widget: ipywidgets.Widget) -> None:
     for child in getattr(widget, "children", ()):
         close_all(child)
     widget.close()
-
-
-def _size(bundle: Bundle) -> int:
-    return sum(len(text.encode()) for text in bundle.values())

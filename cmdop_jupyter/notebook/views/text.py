@@ -156,6 +156,11 @@ def _harmless(text: str) -> str:
     return text.translate(_HARMLESS) if _HARMFUL.search(text) else text
 
 
+def size_of(bundle: Bundle) -> int:
+    """Return how many bytes it adds to a file or a message."""
+    return sum([len(text.encode()) for text in bundle.values()])
+
+
 def to_text(lines: Iterable[StyledLine], *, skipped: int = 0, times: bool = False) -> str:
     """Return the lines as plain text; before them how many were `skipped`; with `times` when each was begun."""
     made = [_time(line, times) + _before(line) + _harmless(line.text) + _behind(line) for line in shown_lines(lines)]
@@ -278,7 +283,7 @@ def _bounded(render: Callable[[list[StyledLine]], Bundle], lines: list[StyledLin
     for limit, plain in _LIMITS:
         if _least(lines, limit, plain) < MAX_SAVED:
             bundle = render([_shortened(line, limit, plain) for line in lines])
-            if sum([len(text.encode()) for text in bundle.values()]) <= MAX_SAVED:
+            if size_of(bundle) <= MAX_SAVED:
                 return bundle
     return render([_shortened(line, 25, True) for line in lines])
 
