@@ -174,29 +174,15 @@ def labs(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Calla
         one.close()
 
 
-@pytest.fixture
-def lab(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Callable[..., Lab]]:
-    """Open a notebook of these cells, behind one that loads the extension."""
-    opened: list[Lab] = []
-
-    def lab(*cells: str, **options: Any) -> Lab:
-        opened.append(Lab(browser, lab_address, lab_folder / "work", list(cells), **options))
-        return opened[-1]
-
-    yield lab
-    for one in opened:
-        one.close()
-
-
 @pytest.fixture(scope="module")
-def module_lab(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Lab]:
+def module_lab(labs: Callable[..., Lab]) -> Lab:
     """One notebook for all tests of the module."""
+    return labs()
+
+
+@pytest.fixture
+def lab_of_its_own(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Lab]:
+    """A notebook for this test alone."""
     one = Lab(browser, lab_address, lab_folder / "work", [])
     yield one
     one.close()
-
-
-@pytest.fixture
-def lab_of_its_own(lab: Callable[..., Lab]) -> Lab:
-    """A notebook for this test alone."""
-    return lab()
