@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 TICK = 0.1  # seconds; ipykernel's interrupt reaches an await only when its loop wakes (so we wake it)
 WORKERS = 16  # threads for what computes or blocks: searches, starts
-Lock = threading.Lock  # for those who are called from any thread; all other modules leave threads to this one
+# For those who are called from any thread; all other modules leave threads to this one.
+Lock, ReentrantLock, thread_id = threading.Lock, threading.RLock, threading.get_ident
 log = logging.getLogger("cmdop_jupyter")
 
 
@@ -215,10 +216,14 @@ async def on_main_thread(work: Callable[[], T]) -> T:
         future.cancel()  # nobody wants it any more; under way or done it is not touched
 
 
+def is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextlib.contextmanager
 def _waiting() -> Iterator[None]:
     global _waiters
-    count = threading.current_thread() is threading.main_thread()
+    count = is_main_thread()
     _waiters += count
     try:
         yield
@@ -227,7 +232,7 @@ def _waiting() -> Iterator[None]:
 
 
 def _do_asked() -> None:
-    if threading.current_thread() is threading.main_thread():
+    if is_main_thread():
         with contextlib.suppress(queue.Empty):
             while True:
                 _asked.get_nowait()()
@@ -286,8 +291,13 @@ def _forget_after_fork() -> None:
     _current, _making = None, threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
+def after_fork(callback: Callable[[], object]) -> None:
+    """Call back in each child that this process forks, for locks that nobody there could release."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=callback)
+
+
+after_fork(_forget_after_fork)
 
 
 def _answer(work: Callable[[], T], future: concurrent.futures.Future[T]) -> None:

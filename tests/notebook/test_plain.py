@@ -93,6 +93,28 @@ def test_several_waits_at_once_print_each_line_once(run):
     assert [line for line in done.stdout.splitlines() if line.isdigit()] == [str(number) for number in range(1, 101)]
 
 
+def test_lines_of_several_threads_stay_whole(run):
+    done = run(
+        f"%%cmdop --name api --tty none\n{GO}; seq 1000; exec sleep 1000",
+        "for _ in range(3): api.on_output(lambda line: print(line.strip()), unit='line', thread=True)",
+        "wait = wait_for('^1000$', 'api'); _ = api.send_input('\\n')",
+        "for number in range(1000): print('here', number)",
+        "wait.result(); _ = api.stop().result()",
+    )
+
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert {line for line in lines if line.isdigit()} == {str(number) for number in range(1, 1001)}
+    assert [line for line in lines if line.startswith("here")] == [f"here {number}" for number in range(1000)]
+
+
+def test_half_a_line_is_shown_when_it_is_flushed(run):
+    done = run("import sys; sys.stderr.write('b'); print('a', end='')", "print('c')", "print('d', end='')")
+
+    assert done.stdout.endswith("ac\nd")
+    assert done.stderr == "b"
+
+
 def test_keep_and_the_verbs_read_well_as_text(run):
     done = run("%%cmdop --name api --wait\necho hello", "%cmdop keep api", "%cmdop ps", "%cmdop tail api")
 

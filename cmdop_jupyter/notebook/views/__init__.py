@@ -82,4 +82,4 @@ def make_views(shell: Any) -> Views:
         return PageViews(shell)
     from .plain import PlainViews
 
-    return PlainViews()
+    return PlainViews(shell)

@@ -7,6 +7,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 from ...agent.log import CHANNELS, Chunk
 from ...errors import CmdopError, LogDropped, NotSupported
@@ -30,14 +31,24 @@ ROW_SECONDS = 0.2  # between two looks of the last row
 
 
 class PlainViews:
-    """See `Views`. What a stream printed is shown once, up to the end of each wait."""
+    """See `Views`. What a stream printed is shown once, up to the end of each wait.
 
-    def __init__(self) -> None:
+    Args:
+        shell: The IPython shell of the terminal.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
         self._printers: dict[str, Printer] = {}  # by session
         self._row = LastRow()
+        shell.events.register("post_run_cell", self._after_cell)
 
     def close(self) -> None:
-        return None
+        self._shell.events.unregister("post_run_cell", self._after_cell)
+        self._row.close()
+
+    def _after_cell(self, result: object) -> None:
+        self._row.flush()
 
     def show(self, stream: Stream, lines: int, looks: Looks | None = None) -> None:
         if stream.session_id not in self._printers:
