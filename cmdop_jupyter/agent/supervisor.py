@@ -266,7 +266,7 @@ class Supervisor:
 
     def _look_for_holders(self) -> None:
         if self._state == status.EXITED:
-            names = [str(process) for process in tree.holders(self._ends.paths, os.getpid())]
+            names = [str(process) for process in tree.holders(set(self._ends.places.values()), os.getpid())]
             more = len(names) - MAX_HOLDERS
             self._changed(held_by=[*names[:MAX_HOLDERS], f"{more} more"] if more > 0 else names)
 
@@ -323,7 +323,7 @@ class Supervisor:
         if self._state == status.EXITED:
             self._drain()
             if self._ends.readers:
-                stopping.add_holders(tree.holders(self._ends.paths, os.getpid()))
+                stopping.add_holders(tree.holders(set(self._ends.places.values()), os.getpid()))
         for connection, header in self._stop_calls:
             self._control.answer(connection, header, {**self.status(), "report": stopping.report})
         self._stop_calls.clear()

@@ -20,14 +20,15 @@ class Ends:
         readers: Reading ends, by channel. A channel leaves when its end closes.
         writer: Where input goes; -1 when there is none (any more).
         control: The master of the terminal that has the foreground group; -1 without one.
-        paths: What /proc/<pid>/fd shows for whoever holds an output end of ours.
+        places: Where whoever holds an output of ours has it: what /proc/<pid>/fd shows, and its device (containers have
+            a /dev/pts/0 too). By reading end, since the name of a terminal that is closed is the next one's.
         pid: The command.
     """
 
     def __init__(self) -> None:
         self.readers: dict[str, int] = {}
         self.writer = self.control = -1
-        self.paths: set[str] = set()
+        self.places: dict[int, tuple[str, int]] = {}
         self.pid = 0
         self._sizes: list[int] = []  # masters that have a size
         self._kept = -1  # a slave of the controlling terminal: it may be reopened as /dev/tty while the command lives
@@ -48,6 +49,7 @@ class Ends:
     def close(self, channel: str) -> None:
         """Close one reading end."""
         fd = self.readers.pop(channel)
+        self.places.pop(fd, None)
         if fd in self._sizes:
             self._sizes.remove(fd)
         if fd == self.control:
@@ -146,7 +148,7 @@ def _open_ends(ends: Ends, mode: str, has_input: bool, ours: list[int], theirs: 
         master, slave = os.openpty()
         ours.append(master)
         ends._sizes.append(master)
-        ends.paths.add(os.ttyname(slave))
+        ends.places[master] = os.ttyname(slave), os.fstat(slave).st_dev
         if raw:
             attributes = termios.tcgetattr(slave)
             attributes[_OFLAG] &= ~termios.OPOST
@@ -187,7 +189,8 @@ def _open_ends(ends: Ends, mode: str, has_input: bool, ours: list[int], theirs: 
             reader, writer = os.pipe()
             ours.append(reader)
             _widen(reader)
-            ends.paths.add(os.readlink(f"/proc/self/fd/{writer}") if os.path.isdir("/proc/self/fd") else "")
+            if os.path.isdir("/proc/self/fd"):
+                ends.places[reader] = os.readlink(f"/proc/self/fd/{writer}"), os.fstat(writer).st_dev
         theirs.append(writer)
         ends.readers[channel] = reader
         files.append(writer)

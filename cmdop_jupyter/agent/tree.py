@@ -118,15 +118,16 @@ def send(process: Process, number: int) -> str:
     return ""
 
 
-def holders(paths: set[str], spare: int) -> list[Process]:
+def holders(places: set[tuple[str, int]], spare: int) -> list[Process]:
     """Who has one of these terminals or pipes open; nobody where there is no /proc.
 
     Args:
-        paths: The terminals and pipes, as /proc/<pid>/fd shows them.
+        places: The terminals and pipes, as /proc/<pid>/fd shows them, with their devices.
     """
     found: list[Process] = []
     if not os.path.isdir("/proc/self"):
         return found
+    paths = {path for path, _ in places}
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == spare:
             continue
@@ -135,8 +136,10 @@ def holders(paths: set[str], spare: int) -> list[Process]:
         except OSError:
             continue
         for fd in fds:
+            link = f"/proc/{entry}/fd/{fd}"
             try:
-                held = os.readlink(f"/proc/{entry}/fd/{fd}") in paths
+                path = os.readlink(link)
+                held = path in paths and (path, os.stat(link).st_dev) in places
             except OSError:
                 continue
             if held:

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from cmdop_jupyter.agent.terminals import Ends
+
 PYTHON = f"{shlex.quote(sys.executable)} -I -S"
 FACTS = f"""{PYTHON} -c '
 import os
@@ -151,3 +153,13 @@ def test_a_program_may_close_its_terminals_and_go_on(start):
 
     assert status["exit"] == {"code": 4}
     assert session.text("tty") == b"still here\r\n"
+
+
+def test_the_name_of_a_terminal_that_is_closed_is_not_looked_for():
+    ends, (reader, writer) = Ends(), os.pipe()
+    ends.readers["tty"], ends.places[reader] = reader, ("/dev/pts/3", 1)
+
+    ends.close("tty")
+
+    assert not ends.places  # it is the next terminal's name
+    os.close(writer)

@@ -114,11 +114,12 @@ def test_who_has_a_terminal_open_is_found(run):
     master, slave = os.openpty()
     process = run(stderr=slave)
     pid_of(process)
-    path = os.ttyname(slave)
+    path, device = os.ttyname(slave), os.fstat(slave).st_dev
     os.close(slave)
 
-    assert [holder.pid for holder in tree.holders({path}, spare=0)] == [process.pid]
-    assert tree.holders({path}, spare=process.pid) == []
+    assert [holder.pid for holder in tree.holders({(path, device)}, spare=0)] == [process.pid]
+    assert tree.holders({(path, device)}, spare=process.pid) == []
+    assert tree.holders({(path, device + 1)}, spare=0) == []  # a container's terminal of the same name
     os.close(master)
 
 
@@ -127,7 +128,7 @@ def test_the_whole_process_table_is_asked_for_where_there_is_no_proc(monkeypatch
     monkeypatch.setattr(os, "listdir", None)
 
     assert os.getpid() in tree.processes()
-    assert tree.holders({"/dev/pts/0"}, spare=0) == []
+    assert tree.holders({("/dev/pts/0", 1)}, spare=0) == []
 
 
 # -- out of memory
