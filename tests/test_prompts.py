@@ -297,16 +297,18 @@ print("word: ", end="", flush=True)
 key = " "
 while key != chr(10):
     key = sys.stdin.read(1).replace(chr(13), chr(10))
-    print(key.strip(), end="", flush=True)
-sys.stdin.read(1)'"""
+    print(key.strip(chr(10)), end="", flush=True)
+print("\\ngot", sys.stdin.read(1))'"""
     stream = await asyncio.to_thread(create, script, tty="full")
-    answering = stream.answer("word", value="my word")
+    stream.answer("word", value="my word")
     asked = Asked(stream)
-    while (await asked.next()).text != "word: myword":
+    while (await asked.next()).text != "word: my word":
         pass
 
-    assert stream.status.end == len("word: myword")
-    answering.remove()
+    await stream.send_input("!")
+    await stream
+
+    assert stream.tail(1)[0].text == "got !"
 
 
 async def test_a_prompt_that_comes_back_is_answered_three_times_and_then_left_to_the_user(create):
