@@ -20,8 +20,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Error, Playwright, sync_playwright
 
-from tests.page.conftest import Lab, screenshots
-from tests.page.probes import Felt, Probed, begin, felt, heap
+from tests.page.conftest import SIZE, Lab, screenshots
+from tests.page.probes import SCRIPT, Felt, begin, felt, heap
 
 # The last line stands in the command otherwise: a page may show that too.
 COMMAND = "seq -f 'line %.0f of the output, about as long as lines are' 1 {}; echo the very la''st line"
@@ -61,8 +61,8 @@ def main(full: bool = False) -> list[Row]:
         with screenshots.server(work) as address:
 
             def lab(browser: Browser, *cells: str) -> Lab:
-                one = Lab(Probed(browser), address, work, list(cells))  # type: ignore[arg-type]
-                one.context.set_default_timeout(PATIENCE)
+                one = Lab(browser.new_context(viewport=SIZE), address, work, list(cells), script=SCRIPT)
+                one.page.set_default_timeout(PATIENCE)
                 return one
 
             for count in counts:

@@ -16,14 +16,13 @@ from pathlib import Path
 def marked(name: str, value: str) -> Iterator[int]:
     """Pids of the processes, other than this one, that were started with `name=value` in their environment."""
     wanted = f"{name}={value}".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
+    for entry in os.listdir("/proc") if os.path.isdir("/proc/self") else []:
         try:
-            variables = environ.read_bytes().split(b"\0")
+            variables = Path("/proc", entry, "environ").read_bytes() if entry.isdigit() else b""
         except OSError:  # it ended meanwhile, or it is not ours
             continue
-        pid = int(environ.parent.name)
-        if wanted in variables and pid != os.getpid():
-            yield pid
+        if wanted in variables and wanted in variables.split(b"\0") and int(entry) != os.getpid():
+            yield int(entry)
 
 
 def end_all(name: str, value: str, *, seconds: float = 10) -> list[int]:

@@ -52,7 +52,8 @@ def server(folder: Path) -> Iterator[str]:
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
     words = [f"--{name}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", *words]
+    flags = ["--no-browser", "--allow-root", "--expose-app-in-browser"]
+    command = [sys.executable, "-m", "jupyter", "lab", *flags, *words]
     with open(own / "server.log", "wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:

@@ -1,6 +1,7 @@
-"""JupyterLab and Notebook 7 in a real browser: one server for all tests of a process, a browser for those of a module.
+"""JupyterLab and Notebook 7 in a real browser: one server and one browser for all tests here.
 
-Loading a page takes longer than all else here, so tests share one where that keeps them apart: a cell each.
+Loading a page takes longer than all else, so notebooks are opened in one page after each other, and tests share a
+notebook where that keeps them apart: a cell each.
 """
 
 from __future__ import annotations
@@ -16,15 +17,31 @@ from typing import Any
 import nbformat
 import pytest
 import screenshots
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Locator, Page, sync_playwright
+from probes import SCRIPT
 
 PATIENCE = 30_000  # milliseconds for whatever a page does
 LOADING = 90_000  # for all that a page is made of
-KNOWN = re.compile(r"\| (Idle|Busy)")  # before the kernel is, a cell that is run asks for one
+SIZE = {"width": 1400, "height": 1000}  # of a page, in pixels
+LAB = "lab/workspaces/{0.stem}/tree/{0.name}"
+# Before the kernel is known, a cell that is run asks for one.
+KNOWN = """path => {
+    const shown = window.jupyterapp?.shell.currentWidget;
+    const kernel = shown?.context?.path === path && shown.sessionContext.session?.kernel;
+    return kernel && kernel.connectionStatus === "connected" && ["idle", "busy"].includes(kernel.status);
+}"""
+OPEN = "path => jupyterapp.commands.execute('docmanager:open', {path}).then(() => null)"
+CLEAR = "() => ['main', 'down'].forEach(area => [...jupyterapp.shell.widgets(area)].forEach(one => one.dispose()))"
 
 
 class Lab:
     """One notebook in JupyterLab, or in another program at `where` on the same server.
+
+    Args:
+        context: Of the browser.
+        setup: What its first cell does before it loads the extension.
+        script: What its pages run before all else.
+        desk: A page in which JupyterLab is open already.
 
     Attributes:
         page: Where it is open.
@@ -33,47 +50,63 @@ class Lab:
 
     def __init__(
         self,
-        browser: Browser,
+        context: BrowserContext,
         address: str,
         folder: Path,
         cells: list[str],
-        where: str = "lab/workspaces/{0.stem}/tree/{0.name}",
-        **options: Any,
+        where: str = LAB,
+        setup: str = "",
+        script: str | None = None,
+        desk: Page | None = None,
     ) -> None:
         self.path = folder / f"{uuid.uuid4().hex[:8]}.ipynb"
         self.address, self._url = address, f"{address}/{where.format(self.path)}"
-        made = [nbformat.v4.new_code_cell(source) for source in ["%load_ext cmdop_jupyter", *cells]]
+        made = [nbformat.v4.new_code_cell(source) for source in [f"{setup}\n%load_ext cmdop_jupyter", *cells]]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), self.path)
-        self.context = browser.new_context(viewport={"width": 1400, "height": 1000}, **options)
-        self.context.set_default_timeout(PATIENCE)
-        self.page = self.open()
+        self.context, self._script = context, script
+        self._pages: list[Page] = []
+        self._desk = desk
+        if desk is None:
+            self.page = self.open()
+        else:
+            self.page = desk
+            desk.evaluate(OPEN, self.path.name)
+            self._await_loaded(desk)
         self.run(0)
 
     def open(self) -> Page:
         """The notebook in a new page."""
         page = self.context.new_page()
+        page.set_default_timeout(PATIENCE)
+        self._pages.append(page)
+        if self._script is not None:
+            page.add_init_script(self._script)
         page.goto(self._url, wait_until="commit", timeout=LOADING)
         self._await_loaded(page)
         return page
 
     def reload(self) -> None:
         """Load the page anew; what was not saved is not there."""
-        self.page.reload(wait_until="commit", timeout=LOADING)
+        self.page.goto(self._url, wait_until="commit", timeout=LOADING)
         self._await_loaded(self.page)
 
     def _await_loaded(self, page: Page) -> None:
         page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=LOADING)
         if "/notebooks/" not in self._url:
-            page.get_by_text(KNOWN).first.wait_for(timeout=LOADING)
-        else:  # Notebook 7 has no status bar, and says "idle" of no kernel too
-            self.until(lambda: any(self._connected(page)), LOADING / 1000)
+            page.wait_for_function(KNOWN, arg=self.path.name, timeout=LOADING)
+        else:  # Notebook 7 says "idle" of no kernel too
+            self.until(lambda: any(self._connected()), LOADING / 1000)
 
-    def _connected(self, page: Page) -> Iterator[bool]:
-        for session in page.request.get(f"{self.address}/api/sessions").json():
+    def _connected(self) -> Iterator[bool]:
+        for session in self._sessions():
             kernel = session["kernel"]
-            if session["path"] == self.path.name:
-                yield kernel["connections"] > 0 and kernel["execution_state"] in ("idle", "busy")
+            yield kernel["connections"] > 0 and kernel["execution_state"] in ("idle", "busy")
+
+    def _sessions(self) -> list[dict[str, Any]]:
+        """The server's, of this notebook."""
+        found = self.context.request.get(f"{self.address}/api/sessions").json()
+        return [one for one in found if one["path"] == self.path.name]
 
     def cell(self, number: int, page: Page | None = None) -> Locator:
         return (page or self.page).locator(".jp-Notebook .jp-Cell").nth(number)
@@ -130,19 +163,25 @@ class Lab:
         raise AssertionError(f"not so within {seconds} s")
 
     def close(self) -> None:
-        self.context.close()
+        """Close it, and shut its kernel down."""
+        for page in self._pages:
+            page.close()
+        if self._desk is not None:
+            self._desk.evaluate(CLEAR)
+        for session in self._sessions():
+            self.context.request.delete(f"{self.address}/api/sessions/{session['id']}")
 
 
 DONE = re.compile(r"^\[\d+\]:$")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Not for longer than a module: while there is one, its loop runs, and no test of another module could have one."""
+@pytest.fixture(scope="package")
+def context() -> Iterator[BrowserContext]:
+    """Not for longer than the tests here: while there is one, its loop runs, and no other test could have one."""
     with sync_playwright() as playwright:
         chromium = next(filter(None, map(shutil.which, screenshots.CHROMIUM)))
         browser = playwright.chromium.launch(executable_path=chromium, args=[*screenshots.QUIET])
-        yield browser
+        yield browser.new_context(viewport=SIZE)
         browser.close()
 
 
@@ -160,13 +199,29 @@ def lab_address(lab_folder: Path) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="package")
+def desk(context: BrowserContext, lab_address: str) -> Page:
+    """JupyterLab with nothing open, and a probe."""
+    page = context.new_page()
+    page.add_init_script(SCRIPT)
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{lab_address}/lab", wait_until="commit", timeout=LOADING)
+    page.wait_for_function("window.jupyterapp?.restored.then(() => true)", timeout=LOADING)
+    return page
+
+
 @pytest.fixture(scope="module")
-def labs(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Callable[..., Lab]]:
-    """Open a notebook of these cells, behind one that loads the extension; all are closed with the module."""
+def labs(context: BrowserContext, desk: Page, lab_address: str, lab_folder: Path) -> Iterator[Callable[..., Lab]]:
+    """Open a notebook of these cells, behind one that loads the extension; all are closed with the module.
+
+    One at a time is in the page that all share; the others have their own.
+    """
     opened: list[Lab] = []
 
     def labs(*cells: str, **options: Any) -> Lab:
-        opened.append(Lab(browser, lab_address, lab_folder / "work", list(cells), **options))
+        shared = options.keys() <= {"setup"} and not any(one.page is desk for one in opened)
+        options["desk"] = desk if shared else None
+        opened.append(Lab(context, lab_address, lab_folder / "work", list(cells), **options))
         return opened[-1]
 
     yield labs
@@ -178,11 +233,3 @@ def labs(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Calla
 def module_lab(labs: Callable[..., Lab]) -> Lab:
     """One notebook for all tests of the module."""
     return labs()
-
-
-@pytest.fixture
-def lab_of_its_own(browser: Browser, lab_address: str, lab_folder: Path) -> Iterator[Lab]:
-    """A notebook for this test alone."""
-    one = Lab(browser, lab_address, lab_folder / "work", [])
-    yield one
-    one.close()

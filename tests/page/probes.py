@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Page
 
 SCRIPT = """(() => {
   if (window.top !== window) return;
@@ -123,18 +122,6 @@ class Felt:
     def slowest_key(self) -> float:
         """The 95th of a hundred."""
         return sorted(self.keys)[math.ceil(len(self.keys) * 0.95) - 1] if self.keys else 0.0
-
-
-class Probed:
-    """A browser whose pages have a probe."""
-
-    def __init__(self, browser: Browser) -> None:
-        self._browser = browser
-
-    def new_context(self, **options: Any) -> BrowserContext:
-        context = self._browser.new_context(**options)
-        context.add_init_script(SCRIPT)
-        return context
 
 
 def begin(page: Page, *, keep: bool = False) -> None:

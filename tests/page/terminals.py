@@ -123,6 +123,7 @@ class Term:
     def focus(self) -> None:
         if not self.node.evaluate(HAS_KEYS):
             self.node.locator(".cmdop-screen").click()
+            self.until(lambda: self.node.evaluate(HAS_KEYS))
 
     def type(self, text: str) -> None:
         self.focus()
@@ -169,6 +170,7 @@ class Stage:
         os.write(self._scripts, f"end {self._count}\n".encode())
         self.term.until(lambda: self.term.screen[0] == f"fresh {self._count}")
         os.write(self._scripts, f"run {path}\n".encode())
+        self.term.until(lambda: self.term.screen[0] != f"fresh {self._count}")  # else what is typed now is cleared, too
         return self.term
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 import pytest
-from probes import Probed, Sent, begin, heap, sent
+from probes import Sent, begin, heap, sent
 
 from benchmarks.views import KINDS, worst_second
 
@@ -39,11 +39,6 @@ class Seen:
     typed: str
     sizes: list[int]
     end: str
-
-
-@pytest.fixture(scope="module")
-def browser(browser):
-    return Probed(browser)
 
 
 @pytest.fixture(scope="module")

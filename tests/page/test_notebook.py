@@ -52,7 +52,7 @@ def life(labs, lab_folder):
         "exited": f"echo line 1; {HOSTILE}; exit 0",
         "failed": f"echo line 1; {HOSTILE}; exit 3",
         "lost": f"echo line 1; {HOSTILE}; exec sleep 1000",
-        "running": f"{HOSTILE}; {COUNT}",
+        "running": f"echo line 1; {HOSTILE}; {COUNT}",
         "reloaded": f"{HOSTILE}; echo line 1; read x; echo line 2 of {{x}}; exit 4".replace("{x}", "$x"),
     }
     cells = [f"%%cmdop --tty none --name {name}\n{script}" for name, script in scripts.items()]
@@ -91,8 +91,7 @@ def life(labs, lab_folder):
     seen.saved = lab.save()
 
     stop_kernel(lab)
-    lab.page.close()
-    lab.page = lab.open()
+    lab.reload()
     for name, at in number.items():
         lab.cell(at).locator("summary").wait_for()
         seen.texts[name] = lab.cell(at).locator(".jp-OutputArea").inner_text()

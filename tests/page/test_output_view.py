@@ -32,7 +32,7 @@ def view(module_lab):
 def test_earlier_lines_can_be_scrolled_to_until_it_is_to_follow(view):
     seen = view(FLOOD, "--tail 20")
     seen.button("More").click()
-    seen.reads(re.compile("number 100"))
+    seen.reads(re.compile(r"number \d{3}"))
     seen.button("Earlier").click()
     seen.tells("paused")
     seen.lab.until(lambda: seen.area.evaluate("node => node.scrollHeight > node.clientHeight + 200"))
@@ -57,7 +57,7 @@ def test_an_area_is_not_replaced_while_it_is_scrolled_up(view):
 
 def test_selected_text_stays_selected_while_a_cell_blocks_the_kernel(view):
     seen = view(FLOOD)
-    seen.reads(re.compile("number 60"))
+    seen.reads(re.compile(r"number \d{3}"))
     number = seen.lab.add("import time; time.sleep(4)")
     seen.lab.start(number)
     seen.lab.page.wait_for_timeout(500)  # a selection lasts; the flood goes on meanwhile
@@ -87,6 +87,7 @@ def test_buttons_do_not_move_and_the_area_does_not_shrink_while_output_grows(vie
 
     assert len(places) == 1
     assert heights == sorted(heights)
+    seen.reads(re.compile("^300$", re.MULTILINE))
     seen.button("Clear").click()
     seen.reads("300 earlier lines")
     assert seen.area.evaluate("node => node.clientHeight") >= heights[-1] - 20

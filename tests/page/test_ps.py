@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import screenshots
 from reach import own_places
 
 pytestmark = pytest.mark.long
@@ -39,36 +36,27 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def lab_folder(tmp_path_factory) -> Path:
-    """A server of its own: the table has all sessions there are."""
-    return tmp_path_factory.mktemp("ps")
-
-
-@pytest.fixture(scope="module")
-def lab_address(lab_folder) -> Iterator[str]:
-    work = lab_folder / "work"
-    work.mkdir()
-    with screenshots.server(work) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
 def it(labs, lab_folder):
-    """A notebook with a machine besides this one, that is reached but not by the kernel that runs."""
-    folder = lab_folder / "far"
+    """A notebook with a machine besides this one, that is reached but not by the kernel that runs.
+
+    Its sessions are in a folder of their own: the table has all there are.
+    """
+    folder = lab_folder / "ps"
     folder.mkdir()
     words = ", ".join(f'"{word}"' for word in [*own_places(folder), "sh", "-c"])
-    (lab_folder / "work" / "cmdop.toml").write_text(f"[machines.far]\nlink = [{words}]\n")
+    configuration = lab_folder / "work" / "cmdop.toml"
+    configuration.write_text(f"[machines.far]\nlink = [{words}]\n")
     cells = [
         f"%%cmdop --name api\necho hello from api; {STAY}",
         f"%%cmdop far --name away\necho hello from far; {STAY}",
         "%%cmdop --name gone --wait --no-raise\necho last words; exit 3",
         "%cmdop ps",
     ]
-    one = labs(*cells)
+    one = labs(*cells, setup=f"import os; os.environ['CMDOP_STATE_DIR'] = {str(folder / 'here')!r}")
     for number in range(1, 4):
         one.run(number)
-    return one
+    yield one
+    configuration.unlink()
 
 
 @pytest.fixture(scope="module")
