@@ -59,7 +59,8 @@ class FleetPage:
             for message in cell.messages
             if "application/vnd.jupyter.widget-view+json" in message.content.get("data", {})
         ]
-        bar, self._grid, tabs, self._pane = self._children(box)
+        bar, self._grid, tabs, area = self._children(box)
+        (self._pane,) = self._children(area)
         self._head, self._stop = self._children(bar)
         self._buttons = {kernel.comms[button]["description"]: button for button in self._children(tabs)}
 

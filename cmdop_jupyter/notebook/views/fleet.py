@@ -112,14 +112,20 @@ class FleetView:
             button.on_click(lambda _, shown=shown: runtime().call_later(lambda: self._on_open(shown)))
         self._chips[0].button_style = "info"
         self._grid = ipywidgets.HTML(layout=ipywidgets.Layout(max_height="32em", overflow="auto", margin="0"))
-        self._pane = ipywidgets.HTML(layout=ipywidgets.Layout(max_height="32em", overflow="auto", margin="4px 0 0 0"))
+        self._pane = ipywidgets.HTML(layout=ipywidgets.Layout(flex="0 0 auto"))
+        area = ipywidgets.VBox(  # its newest line stays at its lower edge, and what is scrolled to where it is
+            [self._pane],
+            layout=ipywidgets.Layout(
+                display="flex", flex_flow="column-reverse", max_height="32em", overflow="auto", margin="4px 0 0 0"
+            ),
+        )
         self._tabs = ipywidgets.HBox(
             self._chips,
             layout=ipywidgets.Layout(flex_flow="row wrap", max_height="78px", overflow="auto", margin="6px 0 2px 0"),
         )
         spread = ipywidgets.Layout(justify_content="space-between", align_items="center", flex_flow="row wrap")
         bar = ipywidgets.HBox([self._head, self._stop], layout=spread)
-        self._box = ipywidgets.VBox([bar, self._grid, self._tabs, self._pane])
+        self._box = ipywidgets.VBox([bar, self._grid, self._tabs, area])
 
     def show(self) -> None:
         """Put both outputs into the cell and begin to follow. On the main thread."""

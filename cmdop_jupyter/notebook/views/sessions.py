@@ -282,6 +282,7 @@ class SessionsView:
     def _row(self, one: Session) -> dict[str, Any]:
         name, where, state, began, *_ = map(shown, cells(one))
         glyph, color = GLYPHS[_word(one.status)]
+        ran = seconds(one)
         return {
             "id": one.session_id,
             "address": shown(_address(one)),
@@ -289,7 +290,7 @@ class SessionsView:
             "machine": where,
             "state": state,
             "began": began,
-            "seconds": round(seconds(one), 1) if not one.status.live else int(seconds(one)),
+            "seconds": int(ran) if one.status.live else ran and max(0.1, round(ran, 1)),  # 0: not known
             "live": one.status.live and not one.status.over,
             "stopping": one.session_id in self._stopping or one.status.stopping,
             "output": human_bytes(one.status.end),

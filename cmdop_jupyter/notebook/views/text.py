@@ -207,7 +207,8 @@ def one_line(facts: Facts) -> str:
 
 def header_html(facts: Facts, *, note: str = "") -> str:
     """Return the facts as one line of HTML, and perhaps a `note` below it."""
-    style = f"display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;{_CODE}"
+    # The width is what there is: else it would be that of the text, and reach under the buttons.
+    style = f"display:block;width:0;min-width:100%;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;{_CODE}"
     below = f'<code style="display:block;white-space:normal;{_CODE}">{_note(_line(note))}</code>' if note else ""
     return f'<code style="{style}">{_facts_html(facts)}</code>{below}'
 
