@@ -24,7 +24,7 @@ from cmdop_jupyter.stream import Stream
 
 CHAOS = "CHAOS" in os.environ
 CUTS = 100 if CHAOS else 20
-SIZE = 500_000_000 if CHAOS else 16_000_000
+SIZE = 500_000_000 if CHAOS else 32_000_000
 LINES, LINES_A_TIME = 10_000, 10
 SILENCE = 1.0  # seconds after which a link on which nothing is heard is broken, here
 
