@@ -27,12 +27,13 @@ from sshd import Sshd, User, fingerprint, free_port, login_user, make_key, progr
 from cmdop_jupyter import directory
 from cmdop_jupyter.client import Terminal
 from cmdop_jupyter.errors import ConnectFailed, HostKeyChanged, LinkLost
-from cmdop_jupyter.machines import stdio
+from cmdop_jupyter.machines import far as far_machines
 from cmdop_jupyter.machines.asking import Asker, Asking, Question
 from cmdop_jupyter.machines.base import LinkState, SessionFacts, StartRequest
+from cmdop_jupyter.machines.far import FIRST_PAUSE, LONGEST_PAUSE, pause_before
 from cmdop_jupyter.machines.parcel import agent_parcel, parcel_of
 from cmdop_jupyter.machines.presets import Place
-from cmdop_jupyter.machines.stdio import FIRST_PAUSE, LONGEST_PAUSE, StdioMachine, pause_before
+from cmdop_jupyter.machines.stdio import StdioMachine
 from cmdop_jupyter.runtime import runtime
 from cmdop_jupyter.steady import Steady
 from cmdop_jupyter.stream import Stream
@@ -700,7 +701,7 @@ def words(links: list[LinkState]) -> list[str]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """The shortest pause between two tries, shorter than it is."""
-    monkeypatch.setattr(stdio, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(far_machines, "FIRST_PAUSE", 0.1)
     return 0.1
 
 

@@ -17,10 +17,11 @@ from kernels import Kernel
 import cmdop_jupyter
 from cmdop_jupyter import AsyncCMDOPClient, Stream, wait_for
 from cmdop_jupyter.agent.installed import KEEP_SECONDS
+from cmdop_jupyter.machines.far import LONGEST_PAUSE, pause_before
 from cmdop_jupyter.machines.parcel import agent_parcel
 from cmdop_jupyter.machines.presets import SILENCE, explicit
 from cmdop_jupyter.machines.settings import KEYS, SHORTEST_SILENCE, parse_file
-from cmdop_jupyter.machines.stdio import DIALS, LONGEST_PAUSE, pause_before
+from cmdop_jupyter.machines.stdio import DIALS
 from cmdop_jupyter.notebook.magics import CmdopMagics
 from cmdop_jupyter.notebook.options import Defaults, cell_parser
 from cmdop_jupyter.notebook.verbs import HELP, Verbs

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from ..agent.log import Chunk
 from ..errors import CmdopError, InvalidRequest, LogDropped
 from ..lines import check_channel
-from ..machines.stdio import pause_before
+from ..machines.far import pause_before
 from ..reading import Gap, Start, batches, known, offset_of
 from ..runtime import Pending, runtime
 from ..stream import Stream
