@@ -30,7 +30,7 @@ js:  ## build the terminal's program anew from js/; needs Node
 	@python3 tools/build-js
 
 chaos: .venv/installed-test  ## cut links a hundred times under 500 MB; takes minutes
-	@CHAOS=1 $(BIN)/python -m pytest tests/test_breaking_links.py
+	@CHAOS=1 $(BIN)/python -m pytest tests/test_breaking_links.py tests/relay/test_chaos.py
 
 bench: .venv/installed-test  ## measure; FULL=1 for the real sizes, ONLY=name for one
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY))

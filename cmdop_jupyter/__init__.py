@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from .wait import wait_for as wait_for
 
 _ERRORS = """
-    CmdopError CommandFailed CommandTimeout ConfigError ConnectFailed Detached FailPatternSeen HostKeyChanged
+    BadKey CmdopError CommandFailed CommandTimeout ConfigError ConnectFailed Detached FailPatternSeen HostKeyChanged
     InputTooLong InvalidRequest LinkLost LogDropped NameInUse NotSupported ObserverOnly PatternError PatternTooSlow
-    PortClosed PromptCameBack SessionEnded SessionNotFound SessionOver StartFailed StillRunning StoreRefused TooMuch
-    UnknownMachine UnknownMachines WaitTimeout
+    PortClosed PromptCameBack Refused SessionEnded SessionNotFound SessionOver StartFailed StillRunning StoreRefused
+    TooMuch UnknownMachine UnknownMachines WaitTimeout
 """
 _HOMES = {
     "AsyncCMDOPClient": "client",

@@ -331,7 +331,7 @@ class CMDOPClient:
 
     @classmethod
     def remote(cls, api_key: str | None = None, url: str | None = None) -> CMDOPClient:
-        """A client of the machines on a relay. Raises NotSupported: this version has none."""
+        """A client of the machines on a relay, as `AsyncCMDOPClient.remote`. Raises BadKey, NotSupported."""
         return cls(AsyncCMDOPClient.remote(api_key, url))
 
     def __enter__(self) -> CMDOPClient:

@@ -9,12 +9,12 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from . import directory
 from .agent.stopping import GRACE
 from .directory import MachineInfo, machine
-from .errors import InvalidRequest, LogDropped, NotSupported
+from .errors import InvalidRequest, LogDropped
 from .execution import LIMIT, Completed, Execution, OutputTooLarge
 from .finding import Finder, this_machine
 from .machines.base import STATES, Machine, StartRequest, StopReport
@@ -24,6 +24,9 @@ from .sessions import Session, newest_shell, once
 from .steady import Steady
 from .stream import Stream
 from .writing import Input
+
+if TYPE_CHECKING:
+    from .relay.connection import Relay
 
 __all__ = ["AsyncCMDOPClient", "Completed", "Machines", "Session", "Terminal", "machine", "new_id", "start"]
 
@@ -67,11 +70,17 @@ class Terminal:
     Args:
         where: The machine where none is named.
         lookup: Gives the machine of a name.
+        home: Name of the machine that always is among the client's; None: none is.
     """
 
-    def __init__(self, where: Machine | None = None, lookup: Callable[[str], Machine] = machine) -> None:
+    def __init__(
+        self,
+        where: Machine | None = None,
+        lookup: Callable[[str], Machine] = machine,
+        home: str | None = "local",
+    ) -> None:
         given = {} if where is None else {where.name: where}
-        self.finder = Finder(lookup, given, next(iter(given), "local"))
+        self.finder = Finder(lookup, given, next(iter(given), home), home)
         self._inputs: dict[str, Input] = {}
         self._turns: dict[tuple[str, str], asyncio.Lock] = {}
 
@@ -224,7 +233,7 @@ class Terminal:
         Args:
             mode: An `"observer"` cannot type, resize, signal or stop.
         """
-        return Stream(self.finder.at(None), mode=mode, locate=self.finder.locate)
+        return Stream(self.finder.somewhere(), mode=mode, locate=self.finder.locate)
 
     # -- one session
 
@@ -320,14 +329,28 @@ class Machines:
 
     Args:
         names: Of these only.
+        way: Of this relay only, whose machines `lookup` gives.
     """
 
-    def __init__(self, names: Sequence[str] | None = None) -> None:
-        self._names = names
+    def __init__(
+        self,
+        names: Sequence[str] | None = None,
+        way: Relay | None = None,
+        lookup: Callable[[str], Machine] = machine,
+    ) -> None:
+        self._names, self._way, self._lookup = names, way, lookup
 
     def list(self) -> Pending[MachineList]:
-        """Those that have a name: of cmdop.toml and ~/.ssh/config, those reached before, `local`. Dials nothing."""
+        """Those that have a name: of cmdop.toml and ~/.ssh/config, those reached before, `local`. Dials nothing.
+
+        Of a client of a relay: those of its roster, with `present` and `heard`. Raises RelayUnreachable, KeyRefused.
+        """
+        if self._way is not None:
+            return Pending(self._roster(self._way), "machines.list", tied=True)
         return Pending(asyncio.to_thread(directory.known, self._names), "machines.list", tied=True)
+
+    async def _roster(self, way: Relay) -> MachineList:
+        return directory.announced(way, await way.roster(), self._lookup)
 
 
 class AsyncCMDOPClient:
@@ -344,6 +367,7 @@ class AsyncCMDOPClient:
     def __init__(self) -> None:
         self.terminal = Terminal()
         self.machines = Machines()
+        self._relay: Relay | None = None
 
     @classmethod
     def local(cls) -> AsyncCMDOPClient:
@@ -355,16 +379,22 @@ class AsyncCMDOPClient:
 
     @classmethod
     def remote(cls, api_key: str | None = None, url: str | None = None) -> AsyncCMDOPClient:
-        """A client of the machines on a relay.
+        """A client of the machines on a relay, by their names there.
+
+        Args:
+            api_key: As `cmdop-relay keys` printed it; by default what CMDOP_API_KEY has.
+            url: Of the relay; by default CMDOP_RELAY_URL, else cmdop.toml, else what the key says.
 
         Raises:
-            NotSupported: This version has no relay.
+            BadKey: There is no key, or it is none. Whether the relay knows it shows when it is reached.
+            NotSupported: `cmdop-jupyter[relay]` is not installed.
         """
-        raise NotSupported(
-            f"{cls.__name__}.remote() needs a relay, which this version has not. {cls.__name__}() reaches other "
-            f"machines without one, and without a key: by ssh, docker, kubectl or sudo, under their names in "
-            f"~/.ssh/config or cmdop.toml"
-        )
+        client, way = cls(), directory.relay(api_key, url)
+        lookup = directory.machines_on(way)
+        client.terminal = Terminal(lookup=lookup, home=None)
+        client.machines = Machines(way=way, lookup=lookup)
+        client._relay = way
+        return client
 
     async def __aenter__(self) -> AsyncCMDOPClient:
         runtime()
@@ -374,6 +404,8 @@ class AsyncCMDOPClient:
         return None
 
     def __repr__(self) -> str:
+        if self._relay is not None:
+            return f"<{type(self).__name__}.remote: {self._relay.identity.proof} at {self._relay.url}>"
         local = ".local" if self.terminal.finder.lookup is this_machine else ""
         return f"<{type(self).__name__}{local}: where no machine is named, {self.terminal.finder.default}>"
 

@@ -10,8 +10,8 @@ What says it most narrowly wins. A machine, and a group, is taken whole from the
 
 ```toml
 [machines.web1]
-ssh = "me@web1.example.com"              # or docker, kubectl, sudo (a string), link (a list of words); nothing: as in
-cwd = "/srv/app"                         # ~/.ssh/config. Paths are the far side's, and are not expanded here
+ssh = "me@web1.example.com"              # or docker, kubectl, sudo, relay (a string), link (a list of words); nothing:
+cwd = "/srv/app"                         # as in ~/.ssh/config. Paths are the far side's, and are not expanded here
 tags = ["web"]
 confirm = true
 
@@ -20,6 +20,10 @@ all = ["@web", "db[1-3]", "docker://cache"]  # @ is a group, or all machines wit
 
 [defaults]                               # below each machine but `local`, also those that no file mentions
 detach = "systemd"
+
+[relay]
+api_key_env = "CMDOP_API_KEY"            # the variable that has the key; the key itself does not belong in a file
+url = "nats://relay.example.com"         # where it is not as the key says
 ```
 """
 
@@ -49,6 +53,9 @@ class Config:
         files: The narrowest first.
         ssh: What ssh's own configuration knows.
 
+    Attributes:
+        relay: `url` and `api_key_env`, where a file has them.
+
     Raises:
         ConfigError: A group contains itself, or one that there is not.
     """
@@ -58,12 +65,14 @@ class Config:
         self._machines: dict[str, tuple[ConfigFile, Mapping[str, Any]]] = {}
         self._groups: dict[str, tuple[ConfigFile, tuple[str, ...]]] = {}
         self._defaults: Mapping[str, Any] = {}
+        self.relay: Mapping[str, str] = {}
         for file in files:
             for name, settings in file.machines.items():
                 self._machines.setdefault(name, (file, settings))
             for name, members in file.groups.items():
                 self._groups.setdefault(name, (file, members))
             self._defaults = _above(self._defaults, file.defaults)
+            self.relay = {**file.relay, **self.relay}
         for name in self._groups:
             self._check_group(name, ())
 

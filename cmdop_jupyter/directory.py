@@ -11,21 +11,27 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .agent.places import default_root, make_private
 from .config import Config
-from .errors import CmdopError, ConfigError
+from .errors import CmdopError, ConfigError, NotSupported
 from .fleet_names import counted
 from .machines.asking import Asking, Question
 from .machines.base import LinkState, Machine
+from .machines.far import FarMachine
 from .machines.local import LocalMachine
 from .machines.parcel import agent_parcel
-from .machines.presets import Place
+from .machines.presets import RELAY, Place, relay_name
 from .machines.stdio import StdioMachine
 from .runtime import NobodyWaits, on_main_thread
+
+if TYPE_CHECKING:
+    from .relay.connection import Card, Relay
 
 RECENT = 50  # machines that are remembered
 
@@ -42,7 +48,7 @@ class MachineInfo:
 
     Attributes:
         name: What the user calls it.
-        kind: `local`, `ssh`, `docker`, `kubectl`, `sudo` or `link`; '' where that is not known.
+        kind: `local`, `ssh`, `docker`, `kubectl`, `sudo`, `link` or `relay`; '' where that is not known.
         reached_by: The command that gets there, without what we add to it.
         tags: Of the configuration.
         link_state: How its link is.
@@ -50,6 +56,8 @@ class MachineInfo:
         round_trip: Seconds that the newest ping took; None while that is not known.
         source: Where it is known from.
         error: Why it cannot be reached as it is; None where nothing stands in the way yet.
+        present: Whether the relay hears of it; None where no relay was asked.
+        heard: When the relay heard of it last, in seconds since the epoch.
     """
 
     name: str
@@ -62,6 +70,8 @@ class MachineInfo:
     round_trip: float | None = None
     source: str = ""
     error: CmdopError | None = None
+    present: bool | None = None
+    heard: float | None = None
 
     @property
     def link(self) -> str:
@@ -71,6 +81,9 @@ class MachineInfo:
     def __repr__(self) -> str:
         if self.error is not None:
             return f"<Machine {self.name}: {self.error}>"
+        if self.present is False and self.heard is not None:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.heard))
+            return f"<Machine {self.name}: {self.reached_by}, offline, last heard of at {since}>"
         reason = f" ({self.link_state.reason})" if self.link != "up" and self.link_state.reason else ""
         return f"<Machine {self.name}: {self.reached_by}, {self.link}{reason}>"
 
@@ -79,6 +92,8 @@ _machines: dict[str, Machine] = {}
 _places: dict[str, Place] = {}
 _asker: Asker | None = None
 _asking: Asking | None = None
+_relays: dict[tuple[str, str], Relay] = {}
+_remote: dict[tuple[Relay, str], Machine] = {}  # of clients that have a relay only
 
 
 def machine(name: str = "local") -> Machine:
@@ -113,7 +128,7 @@ def _at(place: Place) -> Machine:
     known = _machines.get(place.name)
     if known is None or (_places[place.name] != place and known.link.state == "down"):
         _places[place.name] = place
-        _machines[place.name] = known = LocalMachine(place=place) if place.kind == "local" else _remote(place)
+        _machines[place.name] = known = _made(place)
     return known
 
 
@@ -158,7 +173,7 @@ def _info(config: Config, name: str) -> MachineInfo:
         return MachineInfo(name, error=error)
     if place.kind == "local":
         link, trip, python = LinkState("up"), None, platform.python_version()
-    elif isinstance(one, StdioMachine) and (one.place == place or one.link.state != "down"):
+    elif isinstance(one, FarMachine) and (one.place == place or one.link.state != "down"):
         place, link, python = one.place, one.link, str(one.hello.get("python", ""))
         trip = one.round_trip if link.state == "up" else None
     else:
@@ -172,6 +187,8 @@ def how(place: Place) -> str:
     words = list(place.command)
     if place.kind == "local":
         return "this machine"
+    if place.kind == "relay":
+        return f"relay:{words[0]}"
     if place.kind == "ssh":
         ours = len(words) - words[::-1].index("-o") + 1 if "-o" in words else 1
         words = ["ssh", *(word for word in words[ours:] if word != "--")]
@@ -191,11 +208,80 @@ def set_asker(asker: Asker | None) -> None:
     _asker = asker
 
 
-def _remote(place: Place) -> StdioMachine:
+def _made(place: Place) -> Machine:
     global _asking
+    if place.kind == "local":
+        return LocalMachine(place=place)
+    if place.kind == "relay":
+        return _on_relay(place, relay())
     if _asking is None:
         _asking = Asking(_ask)
     return StdioMachine(place, _asking, on_up=functools.partial(_remember, place.name))
+
+
+def _on_relay(place: Place, way: Relay) -> Machine:
+    from .machines.relay import RelayMachine
+
+    return RelayMachine(place, way, on_up=functools.partial(_remember, place.name))
+
+
+def relay(api_key: str | None = None, url: str | None = None) -> Relay:
+    """The way to a relay: as given, else as CMDOP_API_KEY and CMDOP_RELAY_URL say, else as cmdop.toml says.
+
+    Raises:
+        BadKey: There is no key, or it is none.
+        NotSupported: What it takes is not installed.
+    """
+    try:
+        from .relay.connection import Relay
+        from .relay.keys import ApiKey
+    except ImportError:
+        raise NotSupported("the relay needs nats-py and nkeys: pip install 'cmdop-jupyter[relay]'") from None
+    said = Config.load().relay
+    key = ApiKey.parse(api_key or os.environ.get(said.get("api_key_env", "CMDOP_API_KEY"), ""))
+    where = url or os.environ.get("CMDOP_RELAY_URL") or said.get("url") or key.url
+    known = where, key.identity.proof.public_key
+    if known not in _relays:
+        _relays[known] = Relay(where, key.identity, key.workspace_public)
+    return _relays[known]
+
+
+def machines_on(way: Relay) -> Callable[[str], Machine]:
+    """Gives the machines of one relay by their names there, one object each."""
+
+    def lookup(name: str) -> Machine:
+        (bare,) = relay_name(name.removeprefix(RELAY))
+        if (way, bare) not in _remote:
+            _remote[way, bare] = _on_relay(Place(bare, "relay", (bare,), source="as given"), way)
+        return _remote[way, bare]
+
+    return lookup
+
+
+def announced(way: Relay, cards: Iterable[Card], lookup: Callable[[str], Machine]) -> list[MachineInfo]:
+    """The machines of a roster."""
+    infos = []
+    for card in cards:
+        one = lookup(card.name)
+        assert isinstance(one, FarMachine)
+        trip = one.round_trip if one.link.state == "up" else None
+        agent, python = str(card.facts.get("agent", "")), str(one.hello.get("python", ""))
+        infos.append(
+            MachineInfo(
+                card.name,
+                "relay",
+                f"relay:{card.name}",
+                card.tags,
+                one.link,
+                agent,
+                python,
+                trip,
+                f"the relay {way.url}",
+                present=card.up,
+                heard=card.heard_ns / 1e9,
+            )
+        )
+    return infos
 
 
 async def _ask(question: Question) -> str | None:

@@ -2,11 +2,12 @@
 
 CmdopError
 ├── InvalidRequest, PatternError, NameInUse, SessionNotFound, UnknownMachine    asked wrongly: nothing was done
-├── ConfigError                                                                 a file says something that cannot be
+├── ConfigError, BadKey                                                         a file or key says what cannot be
 ├── StartFailed, StoreRefused, NotSupported, ConnectFailed (HostKeyChanged)     could not be started
+│   └── of a relay: RelayUnreachable, KeyRefused, MachineOffline
 ├── SessionOver, InputTooLong, Detached, LogDropped, TooMuch, LinkLost, PortClosed    a stream cannot do that now
 ├── PromptCameBack                                                              a prompt was answered in vain
-├── ObserverOnly                                                                this stream never can
+├── ObserverOnly, Refused                                                       this stream, or this key, never can
 ├── WaitTimeout, SessionEnded, FailPatternSeen, PatternTooSlow                  how a wait may end
 └── StillRunning, CommandFailed, CommandTimeout                                 how waiting for an exit may end
 """
@@ -28,6 +29,7 @@ from .agent.errors import (
 )
 
 __all__ = [
+    "BadKey",
     "CmdopError",
     "CommandFailed",
     "CommandTimeout",
@@ -38,8 +40,10 @@ __all__ = [
     "HostKeyChanged",
     "InputTooLong",
     "InvalidRequest",
+    "KeyRefused",
     "LinkLost",
     "LogDropped",
+    "MachineOffline",
     "NameInUse",
     "NotSupported",
     "ObserverOnly",
@@ -47,6 +51,8 @@ __all__ = [
     "PatternTooSlow",
     "PortClosed",
     "PromptCameBack",
+    "Refused",
+    "RelayUnreachable",
     "SessionEnded",
     "SessionNotFound",
     "SessionOver",
@@ -112,6 +118,12 @@ class UnknownMachine(CmdopError, LookupError):
 
     def __str__(self) -> str:
         hint = f"; did you mean {' or '.join(self.nearest)}?" if self.nearest else "."
+        if self.wanted.startswith("relay:"):
+            name = self.wanted.removeprefix("relay:")
+            return (
+                f"no machine called {name!r} was ever on the relay, as far as this key sees{hint} "
+                f"`cmdop-relay serve --machine {name}` there puts it on"
+            )
         if self.wanted.startswith("@"):
             return f"no group or tag is called {self.wanted!r}{hint} They are what cmdop.toml says they are"
         if " " in self.wanted.strip():
@@ -168,6 +180,21 @@ class ConfigError(CmdopError, ValueError):
         return f"{self.path}: {self.key + ': ' if self.key else ''}{self.reason}"
 
 
+class BadKey(CmdopError, ValueError):
+    """A key for a relay that is none, or not whole; nothing was tried with it. The key itself is in no message.
+
+    Attributes:
+        reason: What is wrong with it, and what to do.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class Detached(CmdopError, RuntimeError):
     """The stream is not attached to a session, or let go of it; `attach` brings it back."""
 
@@ -186,6 +213,23 @@ class ObserverOnly(CmdopError, PermissionError):
 
     def __str__(self) -> str:
         return f'this stream only observes {self.stream} and cannot {self.what}; take stream(mode="operator")'
+
+
+class Refused(CmdopError, PermissionError):
+    """A call on a relay that its machine does not obey, or an answer that is not of who it should be; nothing was done.
+
+    Attributes:
+        reason: What is wrong with it.
+        who: Who sent it, as far as that is proven; '' where it is not.
+        answer: Whether the caller is proven, so that it may be told.
+    """
+
+    def __init__(self, reason: str, who: str = "", *, answer: bool = False) -> None:
+        super().__init__(reason, who)
+        self.reason, self.who, self.answer = reason, who, answer
+
+    def __str__(self) -> str:
+        return f"refused{f' for {self.who}' if self.who else ''}: {self.reason}"
 
 
 class TooMuch(CmdopError, ValueError):
@@ -246,6 +290,55 @@ class HostKeyChanged(ConnectFailed):
         super().__init__(machine, reason, remedy)
         self.args = (machine, reason, remedy, offered, known, file, line)
         self.offered, self.known, self.file, self.line = offered, known, file, line
+
+
+class RelayUnreachable(ConnectFailed):
+    """No server of a relay answers; what runs on its machines goes on.
+
+    Attributes:
+        url: Where it was looked for.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        remedy = "look whether nats-server runs there and this network lets you out to it"
+        super().__init__(f"the relay {url}", reason, remedy)
+        self.args = (url, reason)
+        self.url = url
+
+
+class KeyRefused(ConnectFailed):
+    """A relay does not know the key that it was shown; it was revoked, or is another relay's.
+
+    Attributes:
+        url: The relay.
+    """
+
+    needs_you = True
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"the relay {url}",
+            "it refuses the key",
+            "ask whoever runs `cmdop-relay keys` there for a new one; `list` shows whether yours was revoked",
+        )
+        self.args = (url,)
+        self.url = url
+
+
+class MachineOffline(ConnectFailed):
+    """A machine that the relay knows is not connected to it; its sessions go on.
+
+    Attributes:
+        since_ns: When it was heard of last, by the relay's clock; 0 where that is not known.
+        said_so: It was stopped in order, and did not just vanish.
+    """
+
+    def __init__(self, machine: str, reason: str, since_ns: int = 0, said_so: bool = False) -> None:
+        name = machine.removeprefix("relay:")
+        remedy = f"look there whether `cmdop-relay serve --machine {name}` runs and gets out to the relay"
+        super().__init__(machine, reason, remedy)
+        self.args = (machine, reason, since_ns, said_so)
+        self.since_ns, self.said_so = since_ns, said_so
 
 
 class LinkLost(CmdopError, ConnectionError):

@@ -23,14 +23,22 @@ class Finder:
     Args:
         lookup: Gives the machine of a name.
         given: Machines that have a name here already.
-        default: Name of the one that is meant where none is named.
+        default: Name of the one that is meant where none is named; None: one must be.
+        home: Name of the one that is always among them; None: none is.
 
     Attributes:
         default: As given, and may be set.
         lookup: As given.
     """
 
-    def __init__(self, lookup: Callable[[str], Machine], given: Mapping[str, Machine], default: str) -> None:
+    def __init__(
+        self,
+        lookup: Callable[[str], Machine],
+        given: Mapping[str, Machine],
+        default: str | None,
+        home: str | None = "local",
+    ) -> None:
+        self._home = home
         self.default = default
         self.lookup, self._given = lookup, given
         self._reached: dict[str, Machine] = {}
@@ -39,14 +47,20 @@ class Finder:
     def at(self, name: str | None) -> Machine:
         """The machine of that name; None is the default one. Raises UnknownMachine."""
         name = self.default if name is None else name
+        if name is None:
+            raise InvalidRequest("say on which machine, or choose one for all calls by `set_machine(name)`")
         if not isinstance(name, str):
             raise InvalidRequest(f"a machine is called by its name, not {name!r}")
         return self._given[name] if name in self._given else self.lookup(name)
 
+    def somewhere(self) -> Machine:
+        """The default machine; where there is none, this one, for a stream that will be attached elsewhere."""
+        return machine() if self.default is None else self.at(None)
+
     def own(self) -> list[Machine]:
         """The machines of this client, the default first."""
-        names = dict.fromkeys([self.default, *self._given, "local", *self._reached])
-        return [self._reached[name] if name in self._reached else self.at(name) for name in names]
+        names = dict.fromkeys([self.default, *self._given, self._home, *self._reached])
+        return [self._reached[name] if name in self._reached else self.at(name) for name in names if name]
 
     def reached(self, where: Machine) -> None:
         """Count a machine among those of this client."""
@@ -80,7 +94,9 @@ class Finder:
             return Steady(self._told[wanted][0]), wanted
         own = {one.name: one for one in await asyncio.to_thread(self.own)}
         told = {where.name: where for where, name in self._told.values() if name == wanted}
-        first = next(iter(told.values())) if len(told) == 1 else own["local"]
+        if not own:
+            raise InvalidRequest(f"no machine was reached that could have {wanted!r}: `set_machine(name)` reaches one")
+        first = next(iter(told.values())) if len(told) == 1 else own.get(self._home or "", next(iter(own.values())))
         found = await self.ask(first)
         hits = meant(wanted, found)
         problems = []

@@ -33,7 +33,7 @@ def configured(folder: Path, *names: str, **more: str) -> Iterator[Path]:
         patch.setenv("HOME", str(folder / "home"))
         patch.delenv("XDG_CONFIG_HOME", raising=False)
         patch.setenv("CMDOP_CONFIG", str(folder / "cmdop.toml"))
-        for name in ("_machines", "_places"):
+        for name in ("_machines", "_places", "_relays", "_remote"):
             patch.setattr(directory, name, {})
         patch.setattr(directory, "_asking", None)
         try:
@@ -43,7 +43,7 @@ def configured(folder: Path, *names: str, **more: str) -> Iterator[Path]:
 
 
 async def _close() -> None:
-    for machine in directory.here().values():
+    for machine in (*directory.here().values(), *directory._remote.values()):
         await machine.close()
     if directory._asking is not None:
         directory._asking.close()

@@ -77,10 +77,25 @@ def sudo() -> Iterator[Make]:
         yield lambda: StdioMachine(place)
 
 
+@contextlib.contextmanager
+def relay() -> Iterator[Make]:
+    from relays import relay as open_relay
+    from served import machine_at, relay_of, served
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_relay(Path(folder, "relay")) as it,
+        served(it.machine_key("box"), Path(folder)),
+    ):
+        key = it.api_key("op1")
+        yield lambda: machine_at(relay_of(key))
+
+
 KINDS: dict[str, Callable[[], contextlib.AbstractContextManager[Make]]] = {
     "local": local,
     "sh -c": shell,
     "ssh": ssh_as_ourselves,
     **{f"ssh, {name}": lambda name=name: ssh_as_user_of(name) for name in SHELLS},
     "sudo": sudo,
+    "relay": relay,
 }

@@ -19,9 +19,9 @@ from live import GO
 from cmdop_jupyter.blocking import BlockingStream, BlockingTerminal, CMDOPClient
 from cmdop_jupyter.client import Terminal
 from cmdop_jupyter.errors import (
+    BadKey,
     CommandTimeout,
     InvalidRequest,
-    NotSupported,
     ObserverOnly,
     SessionNotFound,
     StillRunning,
@@ -242,9 +242,9 @@ def test_errors_are_those_of_the_other_client(client):
         client.terminal.execute("exec sleep 1000", timeout=0.1)
     with pytest.raises(InvalidRequest, match=r"CMDOPClient\(\) instead of CMDOPClient.local\(\)"):
         CMDOPClient.local().terminal.create("my-server", "true")
-    with pytest.raises(NotSupported) as missing:
+    with pytest.raises(BadKey) as wrong:
         CMDOPClient.remote(api_key="cmd_secret")
-    assert "secret" not in str(missing.value)
+    assert "secret" not in str(wrong.value)
     made = client.terminal.create(command="exec sleep 1000")
     with pytest.raises(ObserverOnly):
         client.terminal.stream("observer").attach(made.session_id).stop()

@@ -18,13 +18,13 @@ from cmdop_jupyter import client as client_module
 from cmdop_jupyter import directory
 from cmdop_jupyter.client import AsyncCMDOPClient, Terminal
 from cmdop_jupyter.errors import (
+    BadKey,
     ConfigError,
     ConnectFailed,
     InputTooLong,
     InvalidRequest,
     LogDropped,
     NameInUse,
-    NotSupported,
     ObserverOnly,
     SessionNotFound,
     SessionOver,
@@ -176,13 +176,11 @@ async def test_a_local_client_reaches_this_machine_only(folder):
     assert [one.name for one in await client.machines.list()] == ["local"]
 
 
-def test_until_there_is_a_relay_a_remote_client_says_so_and_nothing_of_the_key():
-    with pytest.raises(NotSupported) as missing:
-        AsyncCMDOPClient.remote(api_key="cmd_secret", url="wss://relay.example")
+def test_a_remote_client_says_what_is_wrong_with_its_key_and_nothing_of_it():
+    with pytest.raises(BadKey, match="the API key is not whole") as wrong:
+        AsyncCMDOPClient.remote(api_key="cmd_secret", url="nats://relay.example")
 
-    assert "relay" in str(missing.value)
-    assert "AsyncCMDOPClient() reaches other machines" in str(missing.value)
-    assert "secret" not in repr(missing.value)
+    assert "secret" not in repr(wrong.value) + str(wrong.value)
 
 
 async def test_where_no_machine_is_named_it_is_this_one_until_another_is_set(client, folder):

@@ -248,7 +248,7 @@ def test_the_page_of_machines_has_every_key_of_a_machine() -> None:
 def test_the_page_of_machines_has_the_tables_of_a_file() -> None:
     tables = codes_in_first_column(MACHINES, "[defaults]\ndetach")
 
-    assert tables == ["[machines.NAME]", "[groups]", "[defaults]"]
+    assert tables == ["[machines.NAME]", "[groups]", "[defaults]", "[relay]"]
     for table in tables:
         parse_file(table, "cmdop.toml")
     with pytest.raises(cmdop_jupyter.ConfigError, match="there are machines, groups, defaults"):

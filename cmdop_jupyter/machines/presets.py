@@ -12,7 +12,18 @@ from urllib.parse import parse_qsl, unquote
 from ..agent.errors import InvalidRequest
 from .base import StartRequest
 
-__all__ = ["FORMS", "Place", "asked_at", "docker_command", "explicit", "kubectl_command", "ssh_command", "sudo_command"]
+__all__ = [
+    "FORMS",
+    "RELAY",
+    "Place",
+    "asked_at",
+    "docker_command",
+    "explicit",
+    "kubectl_command",
+    "relay_name",
+    "ssh_command",
+    "sudo_command",
+]
 
 SILENCE = 15.0  # seconds; what `ServerAliveInterval` times `ServerAliveCountMax` below come to
 
@@ -31,6 +42,7 @@ BAD_IN_HOST = re.compile(r"""\A-|['`"$\\;&<>|(){}*?!\s\x00-\x1f\x7f]""")
 BAD_IN_USER = re.compile(r"""\A-|['`";&<>|(){}\x00-\x1f\x7f]|\s-|\\\Z""")
 CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+ON_A_RELAY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 ACCOUNT = re.compile(r"[^\s\x00-\x1f\x7f/-][^\s\x00-\x1f\x7f/]*")
 CONTEXT = re.compile(r"[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*")  # such as arn:aws:eks:…:cluster/name
 
@@ -40,6 +52,7 @@ FORMS = {
     "k8s": "k8s://namespace/pod",
     "sudo": "sudo://user",
 }
+RELAY = "relay:"  # in front of a machine's name on the relay
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +61,9 @@ class Place:
 
     Attributes:
         name: What the user calls it.
-        kind: `local`, `ssh`, `docker`, `kubectl`, `sudo` or `link`.
+        kind: `local`, `ssh`, `docker`, `kubectl`, `sudo`, `link` or `relay`.
         command: Gives the far side's stdin and stdout; what a shell there is to run is appended as one last word.
-            Empty for local.
+            Empty for local; for a relay the machine's name there.
         python: The interpreter there; None: it is looked for.
         cwd: Where sessions run, as written there; None: in its home.
         env: Variables of every session there.
@@ -161,6 +174,8 @@ def explicit(name: str, *, ignore_unknown: Iterable[str] = ()) -> tuple[str, tup
         InvalidRequest: It says so, and cannot be right.
     """
     scheme, colon, rest = name.partition("://")
+    if name.startswith(RELAY):
+        return "relay", relay_name(name.removeprefix(RELAY).removeprefix("//"))
     if not colon:
         return ("ssh", ssh_command(name, ignore_unknown=ignore_unknown)) if "@" in name.lstrip("@") else None
     if scheme == "ssh":
@@ -173,6 +188,15 @@ def explicit(name: str, *, ignore_unknown: Iterable[str] = ()) -> tuple[str, tup
     context = _context(scheme, query)
     kind, read = READERS[scheme]
     return kind, read(place, context)
+
+
+def relay_name(name: str) -> tuple[str]:
+    """A machine on a relay, by its name there. Raises InvalidRequest."""
+    if not ON_A_RELAY.fullmatch(name):
+        raise InvalidRequest(
+            f"{name!r} cannot be a machine's name on a relay: it has letters, digits, `_` and `-`, at most 64"
+        )
+    return (name,)
 
 
 def _docker(place: str, context: str | None) -> tuple[str, ...]:

@@ -10,12 +10,12 @@ import os
 import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..agent.store import NAME
-from ..errors import ConfigError
-from .presets import explicit, ssh_command
+from ..errors import ConfigError, InvalidRequest
+from .presets import RELAY, explicit, relay_name, ssh_command
 
 __all__ = ["WAYS", "ConfigFile", "did_you_mean", "nearest", "parse_file"]
 
@@ -29,15 +29,17 @@ class ConfigFile:
 
     Attributes:
         machines: Of each the fields of `Place` that it sets, and one of `ssh` (destination), `docker`, `kubectl`,
-            `sudo`, `link` (command) at most.
+            `sudo`, `link` (command), `relay` (name there) at most.
         groups: Members, as they are written.
         defaults: Fields of `Place`.
+        relay: `url`, and `api_key_env`: the environment variable that has the key.
     """
 
     path: str
     machines: Mapping[str, Mapping[str, Any]]
     groups: Mapping[str, tuple[str, ...]]
     defaults: Mapping[str, Any]
+    relay: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -54,10 +56,12 @@ def parse_file(text: str, path: str) -> ConfigFile:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(path, "", f"it cannot be read as TOML: {error}") from None
-    _check_keys(path, "", document, ("machines", "groups", "defaults"))
-    machines, groups, defaults = (
-        _table(path, key, document.get(key, {})) for key in ("machines", "groups", "defaults")
-    )
+    tables = ("machines", "groups", "defaults", "relay")
+    _check_keys(path, "", document, tables)
+    machines, groups, defaults, relay = (_table(path, key, document.get(key, {})) for key in tables)
+    if "api_key" in relay:
+        reason = "a key is a secret: leave it in an environment variable, and name that here, in `api_key_env`"
+        raise ConfigError(path, "relay.api_key", reason)
     for key, names in (("machines", machines), ("groups", groups)):
         for name in names:
             _checked(path, f"{key}.{name}", _name, name)
@@ -66,6 +70,7 @@ def parse_file(text: str, path: str) -> ConfigFile:
         {name: _machine(path, name, _table(path, f"machines.{name}", table)) for name, table in machines.items()},
         {name: _checked(path, f"groups.{name}", _members, members) for name, members in groups.items()},
         _settings(path, "defaults", defaults, SETTINGS),
+        _settings(path, "relay", relay, RELAY_KEYS),
     )
 
 
@@ -201,6 +206,13 @@ def _destination(value: Any) -> str:
     return str(value)
 
 
+def _on_relay(value: Any) -> tuple[str, ...]:
+    try:
+        return relay_name(_text(value).removeprefix(RELAY))
+    except InvalidRequest as error:
+        raise ValueError(str(error)) from None
+
+
 def _reached(scheme: str) -> Callable[[Any], Any]:
     def check(value: Any) -> tuple[str, ...]:
         way = explicit(f"{scheme}://{_text(value).removeprefix(f'{scheme}://')}")
@@ -226,7 +238,9 @@ WAYS: Mapping[str, Callable[[Any], Any]] = {
     "kubectl": _reached("k8s"),
     "sudo": _reached("sudo"),
     "link": _link,
+    "relay": _on_relay,
 }
+RELAY_KEYS: Mapping[str, Callable[[Any], Any]] = {"api_key_env": _text, "url": _text}
 KEYS = {**WAYS, **SETTINGS}
 
 

@@ -16,6 +16,7 @@ from ..directory import here, machine, reached_before
 from ..errors import CmdopError, InvalidRequest, LinkLost, SessionNotFound, UnknownMachine
 from ..machines.asking import Asking
 from ..machines.base import Machine, SessionFacts, Status
+from ..machines.far import FarMachine
 from ..machines.presets import Place
 from ..machines.stdio import StdioMachine
 from ..runtime import NobodyWaits, on_main_thread, runtime
@@ -110,7 +111,7 @@ class Ear:
     def __init__(self, name: str, quiet: Asking) -> None:
         self.name, self._quiet = name, quiet
         self.where: Machine | None = None
-        self._own: StdioMachine | None = None
+        self._own: FarMachine | None = None
 
     async def ask(self) -> Heard:
         """Its sessions, or why there is no answer in `LIMIT` seconds."""
@@ -138,7 +139,9 @@ class Ear:
 
     async def _dialled(self, known: Machine | None) -> Machine:
         if self._own is None:
-            place = known.place if isinstance(known, StdioMachine) else await asyncio.to_thread(_place, self.name)
+            place = known.place if isinstance(known, FarMachine) else await asyncio.to_thread(_place, self.name)
+            if place.kind == "relay":  # there are no questions that it could ask
+                return known if known is not None else await asyncio.to_thread(machine, self.name)
             self._own = StdioMachine(place, self._quiet)
         return self._own
 
@@ -257,7 +260,7 @@ def connect(where: Machine, say: Callable[[str], None]) -> tuple[dict[str, Any],
 
     async def reach() -> tuple[dict[str, Any], list[doctor.Check]]:
         facts = await where.connect(steps.add)
-        if isinstance(where, StdioMachine):
+        if isinstance(where, FarMachine):
             return facts, doctor.read(await where.surroundings())
         return facts, await asyncio.to_thread(doctor.around)
 

@@ -21,9 +21,9 @@ from ..client import machine, new_id, start
 from ..errors import CommandFailed, InvalidRequest, LinkLost, NameInUse, NotSupported
 from ..fleet import Fleet
 from ..machines.base import Machine, StartRequest
+from ..machines.far import FarMachine
 from ..machines.local import LocalMachine
 from ..machines.presets import Place
-from ..machines.stdio import StdioMachine
 from ..notify import set_notifier
 from ..runtime import runtime
 from ..stream import Stream
@@ -418,7 +418,7 @@ def where_of(stream: Stream) -> Machine:
 
 def place_of(where: Machine) -> Place:
     """How a machine is reached."""
-    if isinstance(where, StdioMachine):
+    if isinstance(where, FarMachine):
         return where.place
     return where._place if isinstance(where, LocalMachine) else Place(where.name, where.name)
 

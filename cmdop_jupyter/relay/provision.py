@@ -1,0 +1,210 @@
+"""Makes the streams of workspaces on a running relay, by each workspace's own admin key.
+
+Machines may not make streams: one that may could take in the subjects of others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+try:
+    from nats.aio.client import Client
+    from nats.errors import Error as NatsError
+    from nats.js import JetStreamContext
+    from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+    from nats.js.errors import APIError, NotFoundError
+except ImportError:
+    from ..errors import NotSupported
+
+    raise NotSupported("the relay needs nats-py and nkeys: pip install 'cmdop-jupyter[relay]'") from None
+
+from ..errors import ConnectFailed
+from . import subjects
+from .configuring import Member, Workspace
+from .folder import Relay
+
+CONNECT_SECONDS = 2  # to one server
+CLOSE_SECONDS = 1.0
+ANSWER_SECONDS = 5.0
+UNAVAILABLE = 503  # too few servers are up, or known yet
+LOG_SECONDS = 24 * 3600.0  # that the relay keeps of a log; the machine keeps it longer
+ROSTER_BYTES = 64 * 1024 * 1024  # at about 1 KiB a machine
+MAX_LOG_MESSAGE = 256 * 1024  # bytes; its data, and what is told of each chunk of it
+MAX_CARD = 64 * 1024
+DUPLICATE_SECONDS = 120.0  # what the server takes when none is said
+
+
+def roster_stream(replicas: int) -> StreamConfig:
+    """The stream of the key-value bucket of machines; without roll-ups, by which one key could empty it."""
+    return StreamConfig(
+        name=subjects.ROSTER_STREAM,
+        subjects=[f"{subjects.ROSTER}.>"],
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.NEW,
+        storage=StorageType.FILE,
+        max_msgs_per_subject=1,
+        max_bytes=ROSTER_BYTES,
+        max_msg_size=MAX_CARD,
+        duplicate_window=DUPLICATE_SECONDS,
+        num_replicas=replicas,
+        deny_delete=True,
+        allow_rollup_hdrs=False,
+        allow_direct=False,
+    )
+
+
+def log_stream(machine: str, keep_bytes: int, replicas: int) -> StreamConfig:
+    """The stream of a machine's logs."""
+    return StreamConfig(
+        name=subjects.stream(machine),
+        subjects=[subjects.logs(machine)],
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.OLD,
+        storage=StorageType.FILE,
+        max_bytes=keep_bytes,
+        max_age=LOG_SECONDS,
+        max_msg_size=MAX_LOG_MESSAGE,
+        duplicate_window=DUPLICATE_SECONDS,
+        num_replicas=replicas,
+        deny_delete=True,
+        deny_purge=True,
+        allow_rollup_hdrs=False,
+        allow_direct=False,
+    )
+
+
+async def provision(relay: Relay, only: str = "", seconds: float = 0) -> list[str]:
+    """Make what is missing, and take away what belonged to revoked machines. May be repeated.
+
+    Args:
+        only: A workspace; '' for all.
+        seconds: How long a server that did not let the admin in is asked again; it may be reloading.
+
+    Returns:
+        What was done, a line each.
+
+    Raises:
+        ConnectFailed: No server was reached, it does not know the admin, or it refused a stream.
+    """
+    done: list[str] = []
+    for name, workspace in sorted(relay.workspaces.items()):
+        if name == only or not only:
+            async with admin(relay, name, workspace, seconds) as connection:
+                await _streams(relay, name, workspace, connection.jetstream(timeout=ANSWER_SECONDS), seconds, done)
+    return done
+
+
+async def _streams(
+    relay: Relay, name: str, workspace: Workspace, jetstream: JetStreamContext, seconds: float, done: list[str]
+) -> None:
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            if await _make(jetstream, roster_stream(relay.replicas)):
+                done.append(f"{name}: the roster")
+            for member_name, member in sorted(workspace.members.items()):
+                if member.role == "machine" and await _machine(relay, jetstream, member_name, member):
+                    done.append(f"{name}: {'the end of ' if member.revoked else ''}{member_name}")
+            return
+        except APIError as error:
+            reason = f"JetStream refused a stream of {name}: {error.description}"
+            remedy = "give the server more storage, or machines less (`machine --keep`)"
+            final = error.code != UNAVAILABLE
+        except (NatsError, TimeoutError) as error:  # a cluster that has no leader yet says nothing
+            reason = f"JetStream did not answer ({error or type(error).__name__})"
+            remedy, final = "is a majority of its servers up?", False
+        if final or asyncio.get_running_loop().time() > end:
+            raise ConnectFailed(relay.url, reason, remedy)
+        await asyncio.sleep(0.1)
+
+
+async def _machine(relay: Relay, jetstream: JetStreamContext, name: str, member: Member) -> bool:
+    if not member.revoked:
+        return await _make(jetstream, log_stream(name, member.keep_bytes, relay.replicas))
+    try:
+        await jetstream.delete_stream(subjects.stream(name))
+    except NotFoundError:
+        return False
+    await jetstream.purge_stream(subjects.ROSTER_STREAM, subject=subjects.roster(name))
+    return True
+
+
+async def _make(jetstream: JetStreamContext, wanted: StreamConfig) -> bool:
+    """Whether a stream was made or changed."""
+    assert wanted.name is not None
+    try:
+        there = (await jetstream.stream_info(wanted.name)).config
+    except NotFoundError:
+        await jetstream.add_stream(wanted)
+        return True
+    if all(getattr(there, key) == value for key, value in vars(wanted).items() if value is not None):
+        return False
+    await jetstream.update_stream(replace(there, **{k: v for k, v in vars(wanted).items() if v is not None}))
+    return True
+
+
+@asynccontextmanager
+async def admin(
+    relay: Relay, name: str, workspace: Workspace, seconds: float, broken: asyncio.Event | None = None
+) -> AsyncIterator[Client]:
+    """A connection by the key of a workspace that makes streams, within `with`; `broken` is set when it ends.
+
+    Raises:
+        ConnectFailed: No server lets it in.
+    """
+    seen: list[Exception] = []
+
+    async def quiet(error: Exception) -> None:
+        seen.append(error)
+
+    async def on_close() -> None:
+        if broken is not None:
+            broken.set()
+
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        connection = Client()
+        try:
+            await connection.connect(
+                relay.url.split(","),
+                nkeys_seed_str=workspace.admin_seed,
+                inbox_prefix=subjects.admin_inbox(name),
+                allow_reconnect=False,
+                max_reconnect_attempts=1,  # or it tries each server 60 times all the same
+                reconnect_time_wait=0,
+                connect_timeout=CONNECT_SECONDS,
+                error_cb=quiet,
+                closed_cb=on_close,
+                name=f"cmdop-relay keys ({name})",
+            )
+            break
+        except (OSError, NatsError, TimeoutError) as error:
+            await _close(connection)
+            told = seen[-1] if seen else error
+            untrusted = isinstance(told, ssl.SSLError)
+            if not untrusted and asyncio.get_running_loop().time() < end:
+                await asyncio.sleep(0.1)
+                continue
+            if "authorization" in f"{error} {told}".lower():
+                reason, remedy = f"the server does not know workspace {name} yet", "reload it, then `provision`"
+            elif untrusted:
+                reason, remedy = str(told), "set SSL_CERT_FILE to the certificate of its authority"
+            else:
+                reason, remedy = str(told) or type(told).__name__, "start it, then `provision`"
+            raise ConnectFailed(relay.url, reason, remedy) from None
+    try:
+        yield connection
+    finally:
+        await _close(connection)
+
+
+async def _close(connection: Client) -> None:
+    """Close, also what has failed half-way in TLS, which the library would wait for without an end."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.close()
