@@ -41,38 +41,37 @@ DUPLICATE_SECONDS = 120.0  # what the server takes when none is said
 
 def roster_stream(replicas: int) -> StreamConfig:
     """The stream of the key-value bucket of machines; without roll-ups, by which one key could empty it."""
-    return StreamConfig(
-        name=subjects.ROSTER_STREAM,
-        subjects=[f"{subjects.ROSTER}.>"],
-        retention=RetentionPolicy.LIMITS,
+    return replace(
+        _stream(subjects.ROSTER_STREAM, f"{subjects.ROSTER}.>", replicas),
         discard=DiscardPolicy.NEW,
-        storage=StorageType.FILE,
         max_msgs_per_subject=1,
         max_bytes=ROSTER_BYTES,
         max_msg_size=MAX_CARD,
-        duplicate_window=DUPLICATE_SECONDS,
-        num_replicas=replicas,
-        deny_delete=True,
-        allow_rollup_hdrs=False,
-        allow_direct=False,
     )
 
 
 def log_stream(machine: str, keep_bytes: int, replicas: int) -> StreamConfig:
     """The stream of a machine's logs."""
-    return StreamConfig(
-        name=subjects.stream(machine),
-        subjects=[subjects.logs(machine)],
-        retention=RetentionPolicy.LIMITS,
+    return replace(
+        _stream(subjects.stream(machine), subjects.logs(machine), replicas),
         discard=DiscardPolicy.OLD,
-        storage=StorageType.FILE,
         max_bytes=keep_bytes,
         max_age=LOG_SECONDS,
         max_msg_size=MAX_LOG_MESSAGE,
+        deny_purge=True,
+    )
+
+
+def _stream(name: str, subject: str, replicas: int) -> StreamConfig:
+    """What all streams have: on disk, and nobody may delete or replace a message of theirs."""
+    return StreamConfig(
+        name=name,
+        subjects=[subject],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
         duplicate_window=DUPLICATE_SECONDS,
         num_replicas=replicas,
         deny_delete=True,
-        deny_purge=True,
         allow_rollup_hdrs=False,
         allow_direct=False,
     )

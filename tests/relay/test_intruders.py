@@ -14,7 +14,6 @@ import nats.errors
 import pytest
 from intruders import Gated, Raw, gated, until
 from nats.aio.client import Client
-from quick import state_dir  # noqa: F401
 from relays import OTHER, TestRelay, relay
 
 from cmdop_jupyter.errors import InvalidRequest, Refused
@@ -41,9 +40,9 @@ class Cast:
     def __init__(self, it: TestRelay) -> None:
         self.it = it
         self.web1, self.web2 = it.machine_keys(["web1", "web2"])
-        self.op1, self.op4x = (ApiKey.parse(it.api_key(name)) for name in ("op1", "op4x"))
+        self.op1, self.op4 = (ApiKey.parse(it.api_key(name)) for name in ("op1", "op4"))
         self.obs = ApiKey.parse(it.api_key("obs", "observer"))
-        self.zoe = ApiKey.parse(it.api_key("zoe", workspace=OTHER))
+        self.op5 = ApiKey.parse(it.api_key("op5", workspace=OTHER))
         self.web1_key = read_machine_key(self.web1)
 
 
@@ -57,19 +56,6 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
 async def web1(cast: Cast) -> AsyncIterator[Gated]:
     async with gated(cast.web1) as machine:
         yield machine
-
-
-@pytest.fixture
-async def op1(cast: Cast) -> AsyncIterator[Raw]:
-    async with Raw(cast.op1) as raw:
-        yield raw
-
-
-@pytest.fixture
-async def obs(cast: Cast) -> AsyncIterator[Raw]:
-    """An observer."""
-    async with Raw(cast.obs) as raw:
-        yield raw
 
 
 async def consumer(raw: Raw, filter_subject: str, deliver: str, stream: str = "LOG_web1", **options: object) -> dict:
@@ -275,8 +261,8 @@ async def test_a_signed_call_counts_once_whoever_sends_it_again(cast, web1, op1)
     await until(lambda: web1.obeyed)
 
     await op1.publish(*call)
-    async with Raw(cast.op4x) as op4x:
-        await op4x.publish(*call)
+    async with Raw(cast.op4) as op4:
+        await op4.publish(*call)
         await until(lambda: len(web1.refused) == 2)
 
     assert web1.obeyed == [("op1", "write")]
@@ -307,46 +293,46 @@ async def test_a_call_of_yesterday_is_told_what_is_wrong(web1, op1):
 
 
 @pytest.fixture
-async def zoe(cast: Cast) -> AsyncIterator[Raw]:
+async def op5(cast: Cast) -> AsyncIterator[Raw]:
     """An operator of the other workspace."""
-    async with Raw(cast.zoe) as raw:
+    async with Raw(cast.op5) as raw:
         yield raw
 
 
-async def test_an_operator_of_another_workspace_types_nothing(web1, zoe, op1):
+async def test_an_operator_of_another_workspace_types_nothing(web1, op5, op1):
     with pytest.raises(nats.errors.NoRespondersError):
-        await zoe.connection.request(INPUT, zoe.sealed("web1", WRITE)[1], 10)
+        await op5.connection.request(INPUT, op5.sealed("web1", WRITE)[1], 10)
     await op1.call("web1", READ)
 
     assert web1.obeyed == [("op1", "read")]
     assert not web1.refused
 
 
-async def test_an_operator_of_another_workspace_reads_nothing(web1, zoe):
+async def test_an_operator_of_another_workspace_reads_nothing(web1, op5):
     await printed(web1, b"secret", "cmdop.log.web1.private")
 
-    made = await consumer(zoe, "cmdop.log.web1.private", f"{zoe.inbox}.x")
+    made = await consumer(op5, "cmdop.log.web1.private", f"{op5.inbox}.x")
 
     assert made["error"]["description"] == "stream not found"
 
 
-async def test_an_operator_of_another_workspace_lists_no_machine(cast, web1, zoe):
+async def test_an_operator_of_another_workspace_lists_no_machine(cast, web1, op5):
     card = seals.seal_card(web1.raw.key.identity, {"state": "up"})
     await web1.raw.connection.jetstream().publish(subjects.roster("web1"), card)
 
-    made = await consumer(zoe, f"{subjects.ROSTER}.>", f"{zoe.inbox}.x", subjects.ROSTER_STREAM)
+    made = await consumer(op5, f"{subjects.ROSTER}.>", f"{op5.inbox}.x", subjects.ROSTER_STREAM)
 
     assert made["num_pending"] == 0
 
 
-async def test_an_operator_of_another_workspace_with_a_key_of_this_one_is_not_obeyed(cast, web1, op1, zoe):
-    """What zoe signed comes over op1's connection."""
-    subject, payload, _ = zoe.sealed("web1", WRITE)
-    await op1.publish(subject, payload, subjects.answer("zoe", "web1", "link", 1))
+async def test_an_operator_of_another_workspace_with_a_key_of_this_one_is_not_obeyed(cast, web1, op1, op5):
+    """What op5 signed comes over op1's connection."""
+    subject, payload, _ = op5.sealed("web1", WRITE)
+    await op1.publish(subject, payload, subjects.answer("op5", "web1", "link", 1))
     await until(lambda: web1.refused)
 
     assert not web1.obeyed
-    assert "'zoe'" in web1.lines[0]
+    assert "'op5'" in web1.lines[0]
 
 
 @pytest.mark.parametrize("subject", NOT_OF_WEB2)
@@ -403,13 +389,13 @@ async def test_nobody_connects_by_a_name_and_a_password(cast):
 
 async def test_a_revoked_key_is_cut_off_and_others_are_not(cast, web1):
     key = ApiKey.parse(cast.it.api_key("dora"))
-    async with Raw(key) as dora, Raw(cast.op4x) as op4x:
+    async with Raw(key) as dora, Raw(cast.op4) as op4:
         await dora.call("web1", WRITE)
 
         cast.it.revoke("dora")
 
         await until(lambda: dora.connection.is_closed)
-        await op4x.call("web1", WRITE)
+        await op4.call("web1", WRITE)
         assert not web1.raw.connection.is_closed
     assert "authorization violation" in await cannot_connect(cast.it.url, nkeys_seed_str=key.identity.seed)
 

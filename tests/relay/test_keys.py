@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quick import state_dir  # noqa: F401
 
 from cmdop_jupyter.errors import BadKey
 from cmdop_jupyter.notebook.views.redact import MARK, Redactor

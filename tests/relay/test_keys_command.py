@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from quick import state_dir  # noqa: F401
 from relays import Server, TestRelay, free_ports, program, relay
 
 from cmdop_jupyter.relay.__main__ import main

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quick import state_dir  # noqa: F401
 
 from cmdop_jupyter.agent.frames import MAX_BODY, encode
 from cmdop_jupyter.errors import Refused
@@ -25,7 +24,7 @@ def member(role, name, account=ACCOUNT, workspace="lab"):
     return Identity(seed, issue(account, workspace, role, name, seed))
 
 
-OPERATOR, OBSERVER, OTHER = member("operator", "op1"), member("observer", "obs"), member("operator", "op4x")
+OPERATOR, OBSERVER, OTHER = member("operator", "op1"), member("observer", "obs"), member("operator", "op4")
 STRANGER = member("operator", "op1", OTHER_ACCOUNT)
 WEB1, WEB2 = member("machine", "web1"), member("machine", "web2")
 READ = {"op": "read", "session": "s1", "offset": 7, "max_bytes": 100}
@@ -152,7 +151,7 @@ def test_a_call_whose_reply_was_changed_on_the_way_is_refused(gate):
 
 
 @pytest.mark.parametrize(
-    "reply", ["cmdop.do.web1", "_IN.op4x.web1.link.1", "_IN.op1.web2.link.1", "_IN.op1.js.link.1", "_IN.op1.web1.l", ""]
+    "reply", ["cmdop.do.web1", "_IN.op4.web1.link.1", "_IN.op1.web2.link.1", "_IN.op1.js.link.1", "_IN.op1.web1.l", ""]
 )
 def test_an_answer_goes_nowhere_but_to_the_caller(gate, lines, reply):
     payload = seals.seal_call(OPERATOR, "web1", "cmdop.ask.web1", reply, READ, time_ns=NOW)

@@ -24,7 +24,7 @@ class Cast:
     def __init__(self, it: TestRelay, web1: Served, key: MachineKey) -> None:
         self.it, self.web1, self.key = it, web1, key
         self.op1, self.obs = ApiKey.parse(it.api_key("op1")), ApiKey.parse(it.api_key("obs", "observer"))
-        self.zoe = ApiKey.parse(it.api_key("zoe", workspace=OTHER))
+        self.op5 = ApiKey.parse(it.api_key("op5", workspace=OTHER))
 
     def refusals(self, what: str) -> list[str]:
         return [line for line in self.web1.said if "refused" in line and what in line]
@@ -36,19 +36,6 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
         path = it.machine_key("web1")
         with served(path, tmp_path_factory.mktemp("web1")) as web1:
             yield Cast(it, web1, read_machine_key(path))
-
-
-@pytest.fixture
-async def op1(cast: Cast) -> AsyncIterator[Raw]:
-    async with Raw(cast.op1) as raw:
-        yield raw
-
-
-@pytest.fixture
-async def obs(cast: Cast) -> AsyncIterator[Raw]:
-    """An observer."""
-    async with Raw(cast.obs) as raw:
-        yield raw
 
 
 class Shell:
@@ -147,11 +134,11 @@ async def test_a_call_that_comes_again_is_refused(cast, shell, op1):
 
 
 async def test_an_operator_of_another_workspace_reaches_nothing(cast, shell):
-    async with Raw(cast.zoe) as zoe:
+    async with Raw(cast.op5) as op5:
         for header in (shell.write, shell.read, {"op": "sessions"}):
-            subject, payload, _ = zoe.sealed("web1", header, TYPED)
+            subject, payload, _ = op5.sealed("web1", header, TYPED)
             with pytest.raises(nats.errors.NoRespondersError):
-                await zoe.connection.request(subject, payload, 10)
+                await op5.connection.request(subject, payload, 10)
 
     assert await shell.lines() == 1
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quick import state_dir  # noqa: F401
 
 from cmdop_jupyter.agent.rpc import Server
 from cmdop_jupyter.errors import InvalidRequest
