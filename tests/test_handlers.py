@@ -347,18 +347,19 @@ def test_one_that_raises_is_reported_once_counted_and_goes_on(create, capfd):
 def test_no_error_of_a_handler_ends_the_stream(create, error):
     stream = create(f"echo one; {GO}; echo two", tty="none")
     errors: list[BaseException] = []
-    collector = Collector(8)
+    collector, told = Collector(8), threading.Event()
 
     def handler(data: bytes, channel: str) -> None:
         collector(data, channel)
         raise error
 
-    stream.on_error(errors.append)
+    stream.on_error(lambda error: (errors.append(error), told.set()))
     stream.on_output(handler)
     stream.wait_for("one").result()
     go(stream)
 
     wait(collector.done)
+    wait(told)
     assert stream.wait_for("two").result()
     assert set(errors) == {error}
 

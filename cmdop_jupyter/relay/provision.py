@@ -25,7 +25,7 @@ except ImportError:
 
 from ..errors import ConnectFailed
 from . import subjects
-from .configuring import Member, Workspace
+from .configuring import Workspace
 from .folder import Relay
 
 CONNECT_SECONDS = 2  # to one server
@@ -90,25 +90,27 @@ async def provision(relay: Relay, only: str = "", seconds: float = 0) -> list[st
     Raises:
         ConnectFailed: No server was reached, it does not know the admin, or it refused a stream.
     """
-    done: list[str] = []
+    done: dict[str, None] = {}
     for name, workspace in sorted(relay.workspaces.items()):
         if name == only or not only:
-            async with admin(relay, name, workspace, seconds) as connection:
-                await _streams(relay, name, workspace, connection.jetstream(timeout=ANSWER_SECONDS), seconds, done)
-    return done
+            await _workspace(relay, name, workspace, seconds, done)
+    return list(done)
 
 
-async def _streams(
-    relay: Relay, name: str, workspace: Workspace, jetstream: JetStreamContext, seconds: float, done: list[str]
-) -> None:
+async def _workspace(relay: Relay, name: str, workspace: Workspace, seconds: float, done: dict[str, None]) -> None:
     end = asyncio.get_running_loop().time() + seconds
     while True:
+        left = end - asyncio.get_running_loop().time()
         try:
-            if await _make(jetstream, roster_stream(relay.replicas)):
-                done.append(f"{name}: the roster")
-            for member_name, member in sorted(workspace.members.items()):
-                if member.role == "machine" and await _machine(relay, jetstream, member_name, member):
-                    done.append(f"{name}: {'the end of ' if member.revoked else ''}{member_name}")
+            async with admin(relay, name, workspace, left) as connection:  # a reload may cut it
+                jetstream = connection.jetstream(timeout=ANSWER_SECONDS)
+                await _make(jetstream, roster_stream(relay.replicas), f"{name}: the roster", done)
+                for member_name, member in sorted(workspace.members.items()):
+                    if member.role == "machine" and member.revoked:
+                        await _remove(jetstream, member_name, f"{name}: the end of {member_name}", done)
+                    elif member.role == "machine":
+                        wanted = log_stream(member_name, member.keep_bytes, relay.replicas)
+                        await _make(jetstream, wanted, f"{name}: {member_name}", done)
             return
         except APIError as error:
             reason = f"JetStream refused a stream of {name}: {error.description}"
@@ -117,34 +119,35 @@ async def _streams(
         except (NatsError, TimeoutError) as error:  # a cluster that has no leader yet says nothing
             reason = f"JetStream did not answer ({error or type(error).__name__})"
             remedy, final = "is a majority of its servers up?", False
-        if final or asyncio.get_running_loop().time() > end:
+        if final or left <= 0:
             raise ConnectFailed(relay.url, reason, remedy)
         await asyncio.sleep(0.1)
 
 
-async def _machine(relay: Relay, jetstream: JetStreamContext, name: str, member: Member) -> bool:
-    if not member.revoked:
-        return await _make(jetstream, log_stream(name, member.keep_bytes, relay.replicas))
-    try:
-        await jetstream.delete_stream(subjects.stream(name))
-    except NotFoundError:
-        return False
-    await jetstream.purge_stream(subjects.ROSTER_STREAM, subject=subjects.roster(name))
-    return True
-
-
-async def _make(jetstream: JetStreamContext, wanted: StreamConfig) -> bool:
-    """Whether a stream was made or changed."""
+async def _make(jetstream: JetStreamContext, wanted: StreamConfig, what: str, done: dict[str, None]) -> None:
+    """Make a stream, or change it; what is missing is noted first, as the answer may be cut off."""
     assert wanted.name is not None
     try:
         there = (await jetstream.stream_info(wanted.name)).config
     except NotFoundError:
+        done[what] = None
         await jetstream.add_stream(wanted)
-        return True
-    if all(getattr(there, key) == value for key, value in vars(wanted).items() if value is not None):
-        return False
-    await jetstream.update_stream(replace(there, **{k: v for k, v in vars(wanted).items() if v is not None}))
-    return True
+        return
+    asked = {key: value for key, value in vars(wanted).items() if value is not None}
+    if any(getattr(there, key) != value for key, value in asked.items()):
+        done[what] = None
+        await jetstream.update_stream(replace(there, **asked))
+
+
+async def _remove(jetstream: JetStreamContext, machine: str, what: str, done: dict[str, None]) -> None:
+    """Take a machine off the roster, then its logs: as long as they are there, it is not done."""
+    try:
+        await jetstream.stream_info(subjects.stream(machine))
+        done[what] = None
+        await jetstream.purge_stream(subjects.ROSTER_STREAM, subject=subjects.roster(machine))
+        await jetstream.delete_stream(subjects.stream(machine))
+    except NotFoundError:
+        return
 
 
 @asynccontextmanager

@@ -213,7 +213,8 @@ class Publisher:
         self._room.set()
         if message.headers and message.headers.get("Status") == "503":
             self._fail(
-                f"there is no stream {subjects.stream(self.machine)} on the relay; `cmdop-relay provision` makes it"
+                f"there is no stream {subjects.stream(self.machine)} on the relay; "
+                "`cmdop-relay keys FOLDER provision` makes it"
             )
             return
         answer = json.loads(message.data)

@@ -139,7 +139,7 @@ async def _announce(wire: Wire, key: MachineKey, options: Options, state: str) -
         await wire.request(subjects.roster(machine), seal_card(key.identity, facts))
     except Silent as error:
         if wire.lost is None:
-            log.warning("the roster does not have %s: %s; `cmdop-relay provision` makes it", machine, error)
+            log.warning("the roster does not have %s: %s; `cmdop-relay keys FOLDER provision` makes it", machine, error)
 
 
 def _hello(options: Options) -> dict[str, Any]:
