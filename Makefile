@@ -2,6 +2,7 @@
 
 PYTHON ?=
 export PYTHON
+unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of Pythons, which would compile the package each
 BIN := .venv/bin
 NOTEBOOK ?= notebooks/01_quickstart.ipynb
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -22,7 +23,7 @@ test: .venv/installed-test  ## all tests, the notebooks among them; ARGS='-k nam
 	@sh tools/system-packages
 	@$(BIN)/python -m pytest --nbval -n 3 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
-page: .venv/installed-test  ## the tests of what people see, in a real browser; takes minutes
+page: .venv/installed-test  ## all tests in a real browser, the long ones too; takes minutes
 	@sh tools/system-packages
 	@$(BIN)/python -m pytest tests/page $(ARGS)
 

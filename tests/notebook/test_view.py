@@ -133,7 +133,7 @@ def test_a_flood_stays_within_the_budget(own_notebook, count, record_property):
         views.append(View(own_notebook, cell))
     own_notebook.good(RECORD)
 
-    own_notebook.good("time.sleep(4)")
+    own_notebook.good("time.sleep(2.5)")
     own_notebook.good("stops = [stream.stop() for stream in cmdop.values()]\nfor stop in stops: await stop", timeout=60)
     own_notebook.wait_until(lambda: all("%cmdop keep" in view.header for view in views))
 

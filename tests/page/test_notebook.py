@@ -11,7 +11,7 @@ import pytest
 from nbconvert import HTMLExporter
 from seen import Seen
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]  # the whole life of a notebook is one fixture
+pytestmark = pytest.mark.timeout(400)  # the whole life of a notebook is one fixture
 COUNT = "i=0; while :; do echo line $((i+=1)); sleep 0.1; done"
 HOSTILE = (
     r"printf '<script>window.hit=1</script><img src=x onerror=window.hit=2>\033]0;hit\007"
@@ -74,6 +74,7 @@ def life(labs, lab_folder):
     lab.cell(7).locator(".jp-InputPrompt").filter(has_text=DONE).wait_for()
     for name in ("exited", "failed", "lost"):
         lab.cell(number[name]).locator("summary").get_by_text(FACTS[name]).first.wait_for()
+    lab.until(lambda: "line 1" in lab.cell(number["running"]).locator("details").last.text_content())
     lab.save()
 
     lab.reload()

@@ -10,8 +10,6 @@ import pytest
 from nbconvert import HTMLExporter
 from seen import Seen
 
-pytestmark = pytest.mark.long
-
 FLOOD = 'i=0; while :; do i=$((i+1)); echo "a line of the flood, number $i"; sleep 0.01; done'
 HOSTILE = (
     r"printf '<script>window.hit=1</script><img src=x onerror=window.hit=2><b onclick=1>bold</b>\n"

@@ -6,8 +6,6 @@ import re
 
 import pytest
 
-pytestmark = pytest.mark.long
-
 FAKE = """permission => {
   window.told = [];
   window.Notification = class {

@@ -9,8 +9,6 @@ import uuid
 import pytest
 from reach import own_places
 
-pytestmark = pytest.mark.long
-
 STAY = "exec sleep 1000"
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ...stream import Stream
     from .clock import FrameClock
 
-SNAPSHOT_SECONDS = 30.0  # the text is renewed no more often, unless the state changes
+SNAPSHOT_SECONDS = 1.0, 30.0  # the text is renewed no more often, unless the state changes: at first, and later
 END_SECONDS = 0.5  # how long a wait that is over may be kept for the end of the log
 LEAST_BYTES = 4096  # that a picture gets, whatever else is sent with it
 OVERHEAD = 700  # bytes of a widget message around its content
@@ -82,7 +82,7 @@ class OutputView:
         self._unsure = self._again = False  # whether the page has what was sent; it is to be sent once more
         self._html = self._head = ""
         self._head_at, self._head_of = 0.0, ("", False, False)
-        self._snapshot_at, self._snapshot_end = 0.0, -1
+        self._begun_at, self._snapshot_at, self._snapshot_end = time.monotonic(), 0.0, -1
         self._snapshot_state: tuple[object, ...] = ()
         self._follower: asyncio.Task[None] | None = None
         self._stopper: asyncio.Task[StopReport] | None = None
@@ -294,7 +294,9 @@ class OutputView:
         end = self._known.tail.status.end if self._known.tail is not None else -1
         if self._text_state() != self._snapshot_state or (self._text_wanted and end != self._snapshot_end):
             return True
-        return self._machine.link.state == "up" and time.monotonic() - self._snapshot_at >= SNAPSHOT_SECONDS
+        first, later = SNAPSHOT_SECONDS
+        pause = min(max(first, self._snapshot_at - self._begun_at), later)  # it doubles
+        return self._machine.link.state == "up" and time.monotonic() - self._snapshot_at >= pause
 
     def _text_state(self) -> tuple[object, ...]:
         status, link = self._known.status, self._machine.link.state
