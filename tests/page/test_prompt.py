@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 FAKE = """permission => {
   window.told = [];
   window.Notification = class {

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
+import dataclasses
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from ...agent.log import Chunk
 from ...errors import CmdopError, LogDropped
 from ...lines import Line
 from ...machines.base import Machine, Status
-from .cells import StyledLine
+from .cells import MAX_COLUMNS, StyledLine
+from .fold import fold
 from .sieve import Looks, Sieve, since_ns, styled
 
 READ_SIZE = 1024 * 1024
 MOST_LINES = 2000  # that are kept of what was found
+MOST_RAW = 4 * MAX_COLUMNS  # bytes of a line that is shown with its colours
 
 
 class Sifting:
@@ -36,7 +40,8 @@ class Sifting:
         self.found, self.whole, self.problem = 0, False, ""
         self._machine, self._id, self._news = machine, session_id, news
         self._sieve, self._start, self._goal = Sieve(looks), start, status.end
-        self._kept: deque[StyledLine] = deque(maxlen=MOST_LINES)
+        self._kept: deque[tuple[Line, bytes]] = deque(maxlen=MOST_LINES)
+        self._read: list[Chunk] = []  # so much of it as a line that is shown with its colours may begin in
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
@@ -45,7 +50,7 @@ class Sifting:
     def lines(self, count: int) -> tuple[list[StyledLine], int]:
         """The newest lines that were found, and how many there are before them."""
         lines = list(self._kept)[-count:]
-        return lines, self.found - len(lines)
+        return [in_colours(line, raw) for line, raw in lines], self.found - len(lines)
 
     @property
     def words(self) -> str:
@@ -74,6 +79,7 @@ class Sifting:
                 if gap.first <= offset:
                     return
                 self._take(self._sieve.gap(offset, gap.first))
+                self._read.clear()
                 offset = gap.first
                 continue
             if not chunks:
@@ -82,13 +88,38 @@ class Sifting:
                     return
                 self._goal = offset
                 continue
-            self._take(await asyncio.to_thread(self._sieve.feed, chunks))
+            self._take(await asyncio.to_thread(self._sieve.feed, chunks), chunks)
             offset = chunks[-1].end
             self._news()
 
-    def _take(self, lines: list[Line]) -> None:
+    def _take(self, lines: list[Line], chunks: Iterable[Chunk] = ()) -> None:
         self.found += len(lines)
-        self._kept.extend(styled(line) for line in lines[-MOST_LINES:])
+        self._read += chunks
+        ends = [chunk.end for chunk in self._read]
+        self._kept.extend((line, written(line, self._read, ends)) for line in lines[-MOST_LINES:])
+        if ends:
+            del self._read[: bisect.bisect_right(ends, ends[-1] - MOST_RAW)]
+
+
+def written(line: Line, chunks: Sequence[Chunk], ends: Sequence[int]) -> bytes:
+    """The bytes of a line, from the chunks that end at `ends`; b"" where it has no colours, or is too long for them."""
+    if line.end - line.start > MOST_RAW or not chunks or line.start < chunks[0].offset:
+        return b""
+    found = b""
+    for chunk in chunks[bisect.bisect_right(ends, line.start) : bisect.bisect_left(ends, line.end) + 1]:
+        if chunk.channel == line.channel:
+            found += chunk.data[max(line.start - chunk.offset, 0) : line.end - chunk.offset]
+    return found if b"\x1b" in found else b""
+
+
+def in_colours(line: Line, raw: bytes) -> StyledLine:
+    """A line that was found, as it was written where that is one row of the same text."""
+    plain = styled(line)
+    if raw:
+        rows = fold([Chunk(0, line.channel, line.wall_ns, 0, raw)], max_lines=2, from_start=True)
+        if len(rows) == 1 and rows[0].text == plain.text.rstrip():
+            return dataclasses.replace(rows[0], wall_ns=line.wall_ns)
+    return plain
 
 
 async def offset_since(machine: Machine, session_id: str, since: str) -> tuple[int, bool]:
