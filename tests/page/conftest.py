@@ -185,12 +185,12 @@ def context() -> Iterator[BrowserContext]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lab")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab_address(lab_folder: Path) -> Iterator[str]:
     """A module whose server has to be another one has fixtures of these two names."""
     work = lab_folder / "work"
