@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +27,8 @@ class Served:
     """
 
     def __init__(self, key: Path, folder: Path, *options: str) -> None:
-        program = [sys.executable, "-m", "cmdop_jupyter.relay", "serve", "--key", str(key), *options]
+        tasks = str(Path(__file__).with_name("tasks.py"))
+        program = [sys.executable, tasks, "cmdop_jupyter.relay", "serve", "--key", str(key), *options]
         self._command, self._folder = program, folder
         self.said: list[str] = []
         self._process: subprocess.Popen[str] | None = None
@@ -57,6 +60,17 @@ class Served:
         self._listening.start()
         assert there.wait(30), "".join(self.said)
         assert process.poll() is None, "".join(self.said)
+
+    def waits(self) -> str:
+        """What it waits for now, a line a task."""
+        process, begin = self._process, len(self.said)
+        if process is None or process.poll() is not None:
+            return "it does not run\n"
+        process.send_signal(signal.SIGUSR1)
+        end = time.monotonic() + 5
+        while "told\n" not in self.said[begin:] and time.monotonic() < end:
+            time.sleep(0.05)
+        return "".join(itertools.takewhile(lambda line: line != "told\n", self.said[begin:]))
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """End it; its sessions go on."""

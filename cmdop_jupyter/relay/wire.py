@@ -23,6 +23,7 @@ OPEN_SECONDS = 10.0  # for one try, over all servers of the URL
 TRY_SECONDS = 3  # for one of them
 ANSWER_SECONDS = 5.0  # that the server itself may take for an answer
 SHORTEST_PING = 0.2  # seconds between two
+CLOSE_SECONDS = 2.0  # for the last words to be taken
 DENIED = re.compile(r'Permissions Violation for (Publish|Subscription) (?:to )?"?([^"\s]+)', re.IGNORECASE)
 REFUSED = ("authorization violation", "authentication revoked", "authentication expired", "account disabled")
 
@@ -38,6 +39,24 @@ class Silent(CmdopError, TimeoutError):
     """The server has not answered: nobody takes what was asked there, or the key has no right to ask it."""
 
 
+class _Client(Client):
+    """The library's, which closes completely, and says so, also where nobody takes its last words any more.
+
+    To send them then ends in an error half-way, of which nobody is told, or, where a network is silent, never.
+    """
+
+    def abort(self) -> None:
+        self._pending, self._pending_data_size = [], 0
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        if self.last_error is not None:
+            self.abort()
+        await super()._close(status, do_cbs)
+
+
 class Wire:
     """An open connection; see `open`. On one loop.
 
@@ -51,7 +70,7 @@ class Wire:
         self.url = bare(url)
         self.lost: str | None = None
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._client = Client()
+        self._client = _Client()
         self._denied: list[Callable[[str], object]] = []
         self._newest_error: BaseException | None = None
 
@@ -114,7 +133,7 @@ class Wire:
         except nats_errors.MaxPayloadError:
             raise ValueError(f"{len(payload)} bytes are above the {self.max_payload} of one message") from None
         except (nats_errors.Error, OSError) as error:
-            raise LinkLost("the relay", self.lost or repr(error)) from None
+            raise self._broken(error) from None
 
     async def subscribe(
         self, subject: str, heard: Heard, *, most: tuple[int, int] = (0, 0)
@@ -136,7 +155,7 @@ class Wire:
                 subject, cb=take, pending_msgs_limit=most[0], pending_bytes_limit=most[1]
             )
         except (nats_errors.Error, OSError) as error:
-            raise LinkLost("the relay", self.lost or repr(error)) from None
+            raise self._broken(error) from None
 
         async def end() -> None:
             with contextlib.suppress(nats_errors.Error, OSError):
@@ -162,7 +181,7 @@ class Wire:
         except (nats_errors.TimeoutError, TimeoutError):
             raise Silent(f"no answer to {subject} in {seconds:g} s") from None
         except (nats_errors.Error, OSError) as error:
-            raise LinkLost("the relay", self.lost or repr(error)) from None
+            raise self._broken(error) from None
         finally:
             asking.cancel()
 
@@ -171,7 +190,7 @@ class Wire:
         try:
             await self._client.flush(10)
         except (nats_errors.Error, OSError, TimeoutError) as error:
-            raise LinkLost("the relay", self.lost or repr(error)) from None
+            raise self._broken(error) from None
 
     async def close(self, reason: str = "closed") -> None:
         self._lose(reason)
@@ -181,7 +200,14 @@ class Wire:
 
     async def _shut(self) -> None:
         with contextlib.suppress(nats_errors.Error, OSError, TimeoutError):
-            await self._client.close()
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._client.close()
+        self._client.abort()
+
+    def _broken(self, error: BaseException) -> LinkLost:
+        if not self._client.is_connected:
+            self._lose(_words(error))
+        return LinkLost("the relay", self.lost or repr(error))
 
     def _lose(self, reason: str) -> None:
         if self.lost is None:

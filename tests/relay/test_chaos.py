@@ -7,45 +7,113 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from proxy import Proxy
 from relays import TestRelay
 from relays import relay as open_relay
 from served import Served, machine_at, relay_of, served
+from tasks import waits
 
 from cmdop_jupyter.client import Terminal
 from cmdop_jupyter.machines import far as far_machines
-from cmdop_jupyter.machines.relay import RelayMachine
 from cmdop_jupyter.runtime import runtime
 from cmdop_jupyter.stream import Stream
 
+T = TypeVar("T")
+
 CHAOS = "CHAOS" in os.environ
 CUTS = 50 if CHAOS else 20
-SIZE = 200_000_000 if CHAOS else 20_000_000
-LINES, LINES_A_TIME = (10_000, 10) if CHAOS else (2_000, 10)
+SIZE = 200_000_000
+LINES, LINES_A_TIME = 10_000, 10 if CHAOS else 100
 SILENCE = 1.0  # seconds after which a connection on which nothing is heard is broken, here
+PATIENCE = 60.0  # seconds in which something must have gone on; far more than it ever takes
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800 if CHAOS else 120)]
+pytestmark = pytest.mark.timeout(1800 if CHAOS else 240)
 
 
 class Far:
-    """A machine on a relay, reached by a proxy as its relay is by another, and all the ways to break that."""
+    """A machine on a relay, and what to say of all of it when nothing goes on."""
 
-    def __init__(self, relay: TestRelay, here: Proxy, there: Proxy, machine_side: Served, key: str) -> None:
-        self.relay, self.here, self.there, self.machine_side = relay, here, there, machine_side
-        way = relay_of(key, url=f"nats://127.0.0.1:{here.port}", silence=SILENCE)
-        self.machine = machine_at(way)
+    def __init__(self, relay: TestRelay, machine_side: Served, port: int | None = None) -> None:
+        self.relay, self.machine_side = relay, machine_side
+        url = f"nats://127.0.0.1:{port}" if port else None
+        self.machine = machine_at(relay_of(relay.api_key("op1"), url=url, silence=SILENCE))
         self.terminal = Terminal(self.machine)
-        self._ways: list[Callable[[], object]] = [
-            here.cut,
-            there.cut,
+        self.broken: list[str] = []  # what was, in which order
+        self._breaking: asyncio.Task[None] | None = None
+        self._began = time.monotonic()
+
+    async def wait(self, work: Awaitable[T], what: str) -> T:
+        """The outcome of `work`; a failure that says who waits for what when it takes too long."""
+        working = asyncio.ensure_future(work)
+        done, _ = await asyncio.wait([working], timeout=PATIENCE)
+        if not done:
+            told = await asyncio.to_thread(self.tell)
+            working.cancel()
+            pytest.fail(f"waited {PATIENCE:g} s for {what}\n{told}")
+        return working.result()
+
+    def begin(self, way: Callable[[], object]) -> None:
+        """Break something, and go on meanwhile; see `mended`."""
+
+        async def work() -> None:
+            await asyncio.to_thread(way)
+
+        self.broken.append(f"{time.monotonic() - self._began:.1f} s: {way.__qualname__}")
+        self._breaking = asyncio.create_task(work())
+
+    async def mended(self) -> None:
+        """Wait until what was broken last works again, and the machine is reached."""
+        if self._breaking is not None:
+            await self.wait(self._breaking, f"breaking and mending: {self.broken[-1]}")
+        await self.wait(on_io(self._up()), f"the machine to be reached after {self.broken[-1:]}")
+
+    async def _up(self) -> None:
+        while (link := self.machine.link).state != "up":
+            await self.machine.link_change(link)
+
+    def tell(self) -> str:
+        machine, link = self.machine, self.machine._link
+        lines = [f"broken so far: {len(self.broken)}, last {self.broken[-3:]}", f"link: {machine.link}"]
+        if link is not None:
+            calls = {number: call.subject for number, call in link._calls.items()}
+            lines.append(f"its newest: lost {link.lost!r}, wire lost {link.wire.lost!r}, calls {calls}")
+        lines += [f"read from the machine: {machine._directly}", "feeds that nobody waits on:"]
+        for session, feeds in machine._feeds.items():
+            lines += [
+                f"  {session} at {feed.at}: {feed._seen} messages, {feed._size} bytes here, end {feed._end}, "
+                f"broken {feed.broken!r}, {len(feed._owed)} words owed"
+                for feed in feeds
+            ]
+        lines += ["here:", runtime().wait(tasks_here()), "there:", self.machine_side.waits()]
+        lines += ["its last words:", *self.machine_side.said[-20:]]
+        for server in self.relay.servers:
+            lines += [
+                f"{server.name} ({'runs' if server.runs else 'is down'}):",
+                *server.log.read_text().split("\n")[-12:],
+            ]
+        return "\n".join(lines)
+
+    def close(self) -> None:
+        runtime().wait(self.machine.close(), PATIENCE)
+
+
+class BreakableFar(Far):
+    """It is reached by a proxy as its relay is by another, and there are many ways to break that."""
+
+    def __init__(self, relay: TestRelay, here: Proxy, there: Proxy, machine_side: Served) -> None:
+        super().__init__(relay, machine_side, here.port)
+        self.here, self.there = here, there
+        self.ways: list[Callable[[], object]] = [
+            self.cut_here,
+            self.cut_there,
             self.freeze_here,
             self.restart_machine,
             self.freeze_there,
@@ -53,20 +121,12 @@ class Far:
             self.kill_server,
             self.kill_machine,
         ]
-        self.cuts = 0
-        self._working: threading.Thread | None = None
 
-    @property
-    def wants_cut(self) -> bool:
-        """Whether the last one is done, and there is one left."""
-        done = self._working is None or not self._working.is_alive()
-        return done and self.cuts < CUTS and self.machine.link.state == "up"
+    def cut_here(self) -> None:
+        self.here.cut()
 
-    def cut(self) -> None:
-        way = self._ways[self.cuts % len(self._ways)]
-        self.cuts += 1
-        self._working = threading.Thread(target=way)
-        self._working.start()
+    def cut_there(self) -> None:
+        self.there.cut()
 
     def freeze_here(self) -> None:
         self._freeze(self.here)
@@ -76,11 +136,12 @@ class Far:
 
     def _freeze(self, proxy: Proxy) -> None:
         """Nothing is heard any more, and nothing says so, until it has been noticed."""
+        link = self.machine._link
         proxy.freeze()
-        deadline = threading.Event()
-        while proxy.connections and not deadline.wait(0.1):
-            if self.machine.link.state != "up":
-                break
+        end = time.monotonic() + PATIENCE / 2
+        while link is not None and link.lost is None:
+            assert time.monotonic() < end, "nobody noticed that nothing is heard"
+            time.sleep(0.02)
         proxy.cut()
         proxy.thaw()
 
@@ -100,77 +161,95 @@ class Far:
         self.relay.kill()
         self.relay.start()
 
-    def close(self) -> None:
-        if self._working is not None:
-            self._working.join(60)
-        runtime().wait(self.machine.close())
-
 
 @pytest.fixture
-def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Far]:
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BreakableFar]:
     monkeypatch.setattr(far_machines, "FIRST_PAUSE", 0.1)
     with contextlib.ExitStack() as stack:
         relay = stack.enter_context(open_relay(tmp_path / "relay"))
         here, there = stack.enter_context(Proxy(relay.port)), stack.enter_context(Proxy(relay.port))
         options = ("--url", f"nats://127.0.0.1:{there.port}", "--silence", str(SILENCE))
         machine_side = stack.enter_context(served(relay.machine_key("box"), tmp_path, *options))
-        far = Far(relay, here, there, machine_side, relay.api_key("op1"))
+        far = BreakableFar(relay, here, there, machine_side)
         yield far
         far.close()
 
 
-async def test_every_byte_and_every_line_comes_once_whatever_breaks_on_the_way(far: Far) -> None:
-    lines = b"".join(b"line %09d\n" % number for number in range(SIZE // 15))
-    stream = await far.terminal.create(command=f"seq -f 'line %09.0f' 0 {SIZE // 15 - 1}", tty="none")
-    typing = asyncio.create_task(type_lines(await far.terminal.create(command="exec cat", tty="none"), far))
-    seen, size = hashlib.sha256(), 0
-
-    async for chunk in stream.chunks("begin"):
-        seen.update(chunk.data)
-        size += len(chunk.data)
-        while far.cuts < CUTS and size > len(lines) * (far.cuts + 1) // (CUTS + 1):
-            if far.wants_cut:
-                far.cut()
-            else:
-                await asyncio.sleep(0.01)
-
-    assert size == len(lines)
-    assert seen.hexdigest() == hashlib.sha256(lines).hexdigest()
-    assert (await stream).code == 0
-    assert await typing == "".join(f"line {n}\n" for n in range(LINES)).encode()
-    assert far.cuts == CUTS
+async def test_every_byte_and_every_line_comes_once_whatever_breaks_on_the_way(
+    far: BreakableFar, tmp_path: Path
+) -> None:
+    ways = [far.ways[number % len(far.ways)] for number in range(CUTS)]
+    await everything_comes_once_while_it_breaks(far, ways, tmp_path)
 
 
-async def type_lines(stream: Stream, far: Far) -> bytes:
-    """Type many lines into `cat` while all breaks, and return what it had of them."""
-    for number in range(0, LINES, LINES_A_TIME):
-        await stream.send_input("".join(f"line {n}\n" for n in range(number, number + LINES_A_TIME)))
-    await stream.send_eof()
-    assert (await stream).code == 0
+@pytest.mark.long
+async def test_a_cluster_goes_on_with_whichever_server_is_killed(tmp_path: Path) -> None:
+    with open_relay(tmp_path / "relay", servers=3) as relay, served(relay.machine_key("box"), tmp_path) as machine_side:
+        far = Far(relay, machine_side)
+
+        def kill(number: int) -> Callable[[], None]:
+            def kill_one() -> None:
+                relay.servers[number].kill()
+                relay.servers[number].start()
+
+            return kill_one
+
+        ready = await far.terminal.create(command="read line; echo ready $line", tty="none")
+        waiting = asyncio.create_task(ready.wait_for(r"ready (\w+)", timeout=600))
+        await everything_comes_once_while_it_breaks(far, [kill(number) for number in range(3)], tmp_path)
+        assert not waiting.done()
+        await far.wait(ready.send_input("now\n"), "the last line to be typed")
+
+        assert (await far.wait(waiting, "what was waited for all the time"))[1] == "now"
+        await asyncio.to_thread(far.close)
+
+
+async def everything_comes_once_while_it_breaks(far: Far, ways: list[Callable[[], object]], folder: Path) -> None:
+    """At each break a part of the output is under way, at another point each time, and a part of the lines is typed."""
+    parts = [os.urandom(SIZE // len(ways)) for _ in ways]
+    for number, part in enumerate(parts):
+        (folder / f"part{number}").write_bytes(part)
+    command = f"while read -r number; do cat {folder}/part$number; done"
+    output = await far.wait(far.terminal.create(command=command, tty="none"), "a session to start")
+    echo = await far.wait(far.terminal.create(command="exec cat", tty="none"), "another session to start")
+    chunks = aiter(output.chunks("begin"))
+    for number, (part, way) in enumerate(zip(parts, ways, strict=True)):
+        await far.wait(output.send_input(f"{number}\n"), f"part {number} to be asked for")
+        typing: asyncio.Task[None] | None = None
+        at, break_at = 0, len(part) * (number % 4) // 5
+        while at < len(part):
+            if typing is None and at >= break_at:
+                far.begin(way)
+                share = range(number * LINES // len(ways), (number + 1) * LINES // len(ways))
+                typing = asyncio.create_task(type_lines(echo, share))
+            chunk = await far.wait(anext(chunks), f"byte {at} of part {number}")
+            assert chunk.data == part[at : at + len(chunk.data)], f"other bytes at {at} of part {number}"
+            at += len(chunk.data)
+        await far.wait(typing, "lines to be typed")
+        await far.mended()
+    await far.wait(output.send_eof(), "the input of what puts out to be ended")
+    await far.wait(echo.send_eof(), "the input of what is typed into to be ended")
+
+    assert await far.wait(anext(chunks, None), "the end of the output") is None
+    assert (await far.wait(output, "what puts out to end")).code == 0
+    assert await far.wait(output_of(echo), "what was typed") == b"".join(
+        b"line %d\n" % number for number in range(LINES)
+    )
+    assert (await far.wait(echo, "what is typed into to end")).code == 0
+
+
+async def type_lines(stream: Stream, numbers: range) -> None:
+    for at in range(0, len(numbers), LINES_A_TIME):
+        await stream.send_input("".join(f"line {number}\n" for number in numbers[at : at + LINES_A_TIME]))
+
+
+async def output_of(stream: Stream) -> bytes:
     return b"".join([chunk.data async for chunk in stream.chunks("begin")])
 
 
-async def test_a_cluster_goes_on_with_whichever_server_is_killed(tmp_path: Path) -> None:
-    lines = b"".join(b"line %09d\n" % number for number in range(SIZE // 15))
-    with open_relay(tmp_path / "relay", servers=3) as relay, served(relay.machine_key("box"), tmp_path):
-        machine: RelayMachine = machine_at(relay_of(relay.api_key("op1"), silence=SILENCE))
-        terminal = Terminal(machine)
-        ready = await terminal.create(command="read line; echo ready $line", tty="none")
-        waiting = asyncio.create_task(ready.wait_for(r"ready (\w+)", timeout=600))
-        stream = await terminal.create(command=f"seq -f 'line %09.0f' 0 {SIZE // 15 - 1}", tty="none")
-        seen, size, killed = hashlib.sha256(), 0, 0
+async def on_io(work: Awaitable[T]) -> T:
+    return await asyncio.wrap_future(runtime().submit(work))
 
-        async for chunk in stream.chunks("begin"):
-            seen.update(chunk.data)
-            size += len(chunk.data)
-            if killed < 3 and size > len(lines) * (killed + 1) // 4:
-                server = relay.servers[killed]
-                await asyncio.to_thread(server.kill)
-                await asyncio.to_thread(server.start)
-                killed += 1
-        await ready.send_input("now\n")
 
-        assert (await waiting)[1] == "now"
-        assert (size, seen.hexdigest()) == (len(lines), hashlib.sha256(lines).hexdigest())
-        assert killed == 3
-        await asyncio.to_thread(lambda: runtime().wait(machine.close()))
+async def tasks_here() -> str:
+    return waits(asyncio.all_tasks())
