@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from tasks import waits
 
 from cmdop_jupyter.client import Terminal
 from cmdop_jupyter.machines import far as far_machines
+from cmdop_jupyter.relay.feed import Feed
 from cmdop_jupyter.runtime import runtime
 from cmdop_jupyter.stream import Stream
 
@@ -204,34 +205,75 @@ async def test_a_cluster_goes_on_with_whichever_server_is_killed(tmp_path: Path)
         await asyncio.to_thread(far.close)
 
 
+class Output:
+    """A session that puts out what it is asked for, and a cursor that sees whether it comes, each byte once.
+
+    Attributes:
+        at: Bytes that came.
+    """
+
+    def __init__(self, far: Far, stream: Stream, folder: Path) -> None:
+        self._far, self._stream, self._folder = far, stream, folder
+        self._chunks = aiter(stream.chunks("begin"))
+        self.at = 0
+
+    @classmethod
+    async def begin(cls, far: Far, folder: Path) -> Output:
+        command = f"while read -r name; do cat {folder}/$name; done"
+        return cls(far, await far.wait(far.terminal.create(command=command, tty="none"), "a session to start"), folder)
+
+    async def put_out(self, data: bytes) -> AsyncIterator[int]:
+        """Have it put out, and take it; gives how much of it has come, at first 0."""
+        part = self._folder / f"from-{self.at}"
+        part.write_bytes(data)
+        await self._far.wait(
+            self._stream.send_input(f"{part.name}\n"), f"output from byte {self.at} on to be asked for"
+        )
+        at = 0
+        while at < len(data):
+            yield at
+            chunk = await self._far.wait(anext(self._chunks), f"byte {self.at}, which is {at} of {part.name}")
+            assert chunk.data == data[at : at + len(chunk.data)], f"other bytes than those put out from {self.at} on"
+            at, self.at = at + len(chunk.data), self.at + len(chunk.data)
+        part.unlink()
+
+    async def come_by_the_relay(self) -> None:
+        """Have a little put out until it comes by the relay, not from the machine."""
+        end = time.monotonic() + PATIENCE
+        while not any(feed.at == self.at and not feed.broken for feed in self._feeds()):
+            assert time.monotonic() < end, f"output comes from the machine itself\n{self._far.tell()}"
+            async for _ in self.put_out(b"a little more\n"):
+                await asyncio.sleep(0.1)
+
+    async def end(self) -> None:
+        await self._far.wait(self._stream.send_eof(), "the input of what puts out to be ended")
+        assert await self._far.wait(anext(self._chunks, None), "the end of the output") is None
+        assert (await self._far.wait(self._stream, "what puts out to end")).code == 0
+
+    def _feeds(self) -> list[Feed]:
+        return list(self._far.machine._feeds.get(self._stream.session_id, ()))
+
+
 async def everything_comes_once_while_it_breaks(far: Far, ways: list[Callable[[], object]], folder: Path) -> None:
-    """At each break a part of the output is under way, at another point each time, and a part of the lines is typed."""
-    parts = [os.urandom(SIZE // len(ways)) for _ in ways]
-    for number, part in enumerate(parts):
-        (folder / f"part{number}").write_bytes(part)
-    command = f"while read -r number; do cat {folder}/part$number; done"
-    output = await far.wait(far.terminal.create(command=command, tty="none"), "a session to start")
+    """At each break output is on its way, more or less of it, lines are typed, and somebody waits for the last one."""
+    output = await Output.begin(far, folder)
     echo = await far.wait(far.terminal.create(command="exec cat", tty="none"), "another session to start")
-    chunks = aiter(output.chunks("begin"))
-    for number, (part, way) in enumerate(zip(parts, ways, strict=True)):
-        await far.wait(output.send_input(f"{number}\n"), f"part {number} to be asked for")
-        typing: asyncio.Task[None] | None = None
-        at, break_at = 0, len(part) * (number % 4) // 5
-        while at < len(part):
-            if typing is None and at >= break_at:
+
+    for number, way in enumerate(ways):
+        share = range(number * LINES // len(ways), (number + 1) * LINES // len(ways))
+        part = os.urandom(SIZE // len(ways))
+        waiting = echo.wait_for(f"^line {share[-1]}$")
+        doing: asyncio.Future[object] | None = None
+        await output.come_by_the_relay()
+        async for at in output.put_out(part):
+            if doing is None and at >= len(part) * (number % 5) // 6:
                 far.begin(way)
-                share = range(number * LINES // len(ways), (number + 1) * LINES // len(ways))
-                typing = asyncio.create_task(type_lines(echo, share))
-            chunk = await far.wait(anext(chunks), f"byte {at} of part {number}")
-            assert chunk.data == part[at : at + len(chunk.data)], f"other bytes at {at} of part {number}"
-            at += len(chunk.data)
-        await far.wait(typing, "lines to be typed")
+                doing = asyncio.gather(type_lines(echo, share), waiting)
+        await far.wait(doing, "lines to be typed, and the last one to be seen")
         await far.mended()
-    await far.wait(output.send_eof(), "the input of what puts out to be ended")
+    await output.end()
     await far.wait(echo.send_eof(), "the input of what is typed into to be ended")
 
-    assert await far.wait(anext(chunks, None), "the end of the output") is None
-    assert (await far.wait(output, "what puts out to end")).code == 0
     assert await far.wait(output_of(echo), "what was typed") == b"".join(
         b"line %d\n" % number for number in range(LINES)
     )
