@@ -16,6 +16,7 @@ from .presets import Place
 UNUSED = 60.0  # seconds after which nobody is believed to come back to a feed
 MOST_FEEDS = 64  # of one machine
 RETRY_RELAY = 10.0  # seconds that a session is read from the machine after JetStream failed
+DIRECTLY = "output comes from the machine itself"
 
 Key = tuple[str, int]
 
@@ -160,12 +161,14 @@ class RelayMachine(FarMachine):
             feed.close()
             raise
         self.feeds += 1
+        if self._state.state == "up" and self._state.reason.startswith(DIRECTLY):
+            self._set("up")
         return feed
 
     def _fall_back(self, session_id: str, reason: str) -> None:
         """Read a session from the machine for a while, and let the link say so."""
         self._directly[session_id] = 0, asyncio.get_running_loop().time() + RETRY_RELAY
-        words = f"output comes from the machine itself: {reason}"
+        words = f"{DIRECTLY}: {reason}"
         if self._state.state == "up" and self._state.reason != words:
             self._set("up", words)
 

@@ -36,6 +36,7 @@ IN_FLIGHT = 64  # messages that JetStream has not confirmed yet
 LEASE = 60.0  # seconds that a session is published after somebody asked for it
 CONFIRM_SECONDS = 10.0  # that JetStream may take
 PAUSE = 10.0  # seconds in which a JetStream that fails is left alone
+TRIED_SECONDS = 1.0  # that somebody waits for whether one that has stored nothing stores again
 REMEMBERED = 8192  # messages of a session whose place is known
 WRONG_LAST_SEQUENCE = (10071, 10164)  # JetStream's errors where another message came between
 NOT_FOUND = 10037
@@ -85,6 +86,8 @@ class Publisher:
         self._replicated = False
         self._resetting: asyncio.Task[None] | None = None
         self._failed, self._failed_until = "", 0.0
+        self._stores = asyncio.Event()  # not set when what was published last was not stored
+        self._stores.set()
 
     # -- the wire
 
@@ -93,10 +96,10 @@ class Publisher:
         self.end()
         self._wire = wire
         self._inbox = f"{subjects.machine_inbox(self.machine)}.log"
-        self._failed, self._failed_until = "", 0.0
+        self._failed_until = 0.0
         await wire.subscribe(f"{self._inbox}.*", self._confirmed)
         await self._synchronize()
-        if self._failed == "":
+        if self._next:
             for mirror in self._mirrors.values():
                 mirror.start()
 
@@ -117,7 +120,7 @@ class Publisher:
             now = self._loop.time()
             oldest = next(iter(self._sent.values()), None)
             if oldest is not None and now - oldest.at > CONFIRM_SECONDS:
-                self._fail(f"JetStream has confirmed nothing for {CONFIRM_SECONDS:g} s")
+                self._fail_silent()
             for session, mirror in list(self._mirrors.items()):
                 if now > mirror.lease:
                     mirror.stop()
@@ -142,7 +145,7 @@ class Publisher:
             log what comes by the relay begins, at or behind `offset`. `failed`: why nothing comes, else ''.
         """
         answer: dict[str, Any] = {"sequence": 0, "from": offset, "failed": self._problem()}
-        if answer["failed"]:
+        if answer["failed"] and (self._wire is None or self._loop.time() < self._failed_until):
             return answer
         mirror = self._mirrors.get(session)
         if mirror is None:
@@ -159,7 +162,11 @@ class Publisher:
             return {**answer, "failed": self._problem() or str(error)}
         if wait:
             await mirror.trouble(wait)
-            answer["failed"] = self._problem()
+        elif not self._stores.is_set():  # it is tried, and who reads is not to wait for it
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TRIED_SECONDS):
+                    await self._stores.wait()
+        answer["failed"] = self._problem()
         sequence, begin = mirror.place(offset)
         return {**answer, "sequence": sequence, "from": begin}
 
@@ -172,7 +179,8 @@ class Publisher:
     def _problem(self) -> str:
         if self._wire is None:
             return "the machine is not connected to the relay"
-        return self._failed if self._loop.time() < self._failed_until else ""
+        good = self._stores.is_set() and self._loop.time() >= self._failed_until
+        return "" if good else self._failed
 
     # -- messages
 
@@ -219,6 +227,8 @@ class Publisher:
             return
         answer = json.loads(message.data)
         error = answer.get("error")
+        if error is None:
+            self._stores.set()
         if error is None and answer.get("seq") == sent.sequence:
             sent.mirror.stored(sent.offset, sent.size, sent.sequence)
         elif error is None or error.get("err_code") in WRONG_LAST_SEQUENCE:
@@ -244,6 +254,14 @@ class Publisher:
         self._forget_sent()
         self._next = 0
 
+    def _fail_silent(self) -> None:
+        """A nats-server that cannot write says so in its own log only, and stores nothing until it is restarted."""
+        self._stores.clear()
+        self._fail(
+            f"JetStream has confirmed nothing for {CONFIRM_SECONDS:g} s; is the disk of the relay full? "
+            "Its log says so; make room there, and restart it"
+        )
+
     def _reset(self) -> None:
         """What is on the relay is not what was thought: look, and go on from there."""
         if self._resetting is None or self._resetting.done():
@@ -258,6 +276,9 @@ class Publisher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await self._room.wait()
+        if self._sent:
+            self._fail_silent()
+            return
         self._forget_sent()
         try:
             await self._synchronize()
@@ -401,6 +422,7 @@ class Mirror:
         except (CmdopError, OSError, ValueError) as error:
             if not isinstance(error, LinkLost):
                 log.warning("the log of %s cannot be published: %s", self._session, error)
+                self.stop()
 
     async def _look(self) -> None:
         """Find out what of the log is on the relay, and where to go on."""
