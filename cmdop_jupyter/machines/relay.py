@@ -144,14 +144,14 @@ class RelayMachine(FarMachine):
         if answer.get("failed"):
             self._fall_back(session_id, str(answer["failed"]))
             return None
-        sequence, begin = int(answer["sequence"]), int(answer["from"])
-        if not sequence:
+        begin = int(answer["from"])
+        if not answer["sequence"]:
             self._directly[session_id] = 2**63, 0.0  # it is over: what there is is read, and nothing comes behind it
             return None
         if begin > offset:
             self._directly[session_id] = begin, 0.0
             return None
-        feed = Feed(link, session_id, offset, sequence)
+        feed = Feed(link, session_id, offset, answer)
         try:
             await feed.open()
         except FeedBroken as broken:

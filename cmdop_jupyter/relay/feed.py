@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from ..agent.answers import unpack_chunks
@@ -21,6 +22,7 @@ from .wire import Msg
 
 BUFFER = 4 * 1024 * 1024  # bytes that may lie here before JetStream is told to wait
 HEARTBEAT = 2.0  # seconds between two signs of life of an idle consumer
+IDLE = 2  # of those in a row, after which nothing more will come of what is there
 RENEW = 20.0  # seconds after which the machine is told that somebody still reads
 
 __all__ = ["Feed", "FeedBroken", "Hole"]
@@ -56,7 +58,8 @@ class Feed:
 
     Args:
         at: Offset in the log that is wanted first.
-        sequence: Number of the message to begin at, which may begin before `at`.
+        answer: Of the machine, asked from where it is: `sequence` is the number of the message to begin at, which may
+            begin before `at`; `to` and `over` say how far the log is there.
 
     Attributes:
         link: Over which the machine is told that somebody reads.
@@ -66,13 +69,16 @@ class Feed:
         dropped: Messages that the machine has not signed.
     """
 
-    def __init__(self, link: RelayLink, session: str, at: int, sequence: int) -> None:
-        self.link, self._session, self._first = link, session, sequence
+    def __init__(self, link: RelayLink, session: str, at: int, answer: Mapping[str, Any]) -> None:
+        self.link, self._session, self._first = link, session, int(answer["sequence"])
         self._loop = asyncio.get_running_loop()
         self._subject = subjects.log(link.machine, session)
         self._chunks: deque[Chunk] = deque()
         self._size = 0
         self._end: int | None = None  # where the log ends
+        self._came = self._gone = 0  # where what came ends, and what will not come any more
+        self._idle = 0  # heartbeats since the last message
+        self._there = answer
         self._seen = 0  # messages of the consumer
         self._owed: deque[str] = deque()  # where JetStream waits for a word that there is room
         self._more = asyncio.Event()
@@ -129,6 +135,8 @@ class Feed:
                 if self._chunks[0].offset > self.at:
                     raise Hole(self._chunks[0].offset)
                 return self._take(max_bytes)
+            if self._gone > self.at:
+                raise Hole(self._gone)
             if self._end is not None:
                 if self._end > self.at:
                     raise Hole(self._end)
@@ -184,9 +192,10 @@ class Feed:
         if number != self._seen + 1:
             self._break(FeedBroken("messages were lost on the way"))
             return
-        self._seen = number
+        self._seen, self._idle = number, 0
         try:
             offset, facts = check_log(self.link.proof, self._subject, headers.get(subjects.LOG_HEADER), message.data)  # type: ignore[arg-type]
+            self._came = offset + len(message.data)
             if facts == END:
                 self._end = offset
             else:
@@ -207,6 +216,20 @@ class Feed:
         last = headers.get("Nats-Last-Consumer", "")
         if last.isdigit() and int(last) != self._seen:
             self._break(FeedBroken("messages were lost on the way"))
+        elif not subject and not self._owed:
+            self._idle += 1
+            if self._idle >= IDLE:
+                self._miss()
+
+    def _miss(self) -> None:
+        """Give up what JetStream had, and dropped before it could come: other sessions may have had much to say."""
+        to = int(self._there.get("to", 0))
+        if to > self._came:
+            self._came = self._gone = to
+            self._more.set()
+        if self._there.get("over") and self._end is None:
+            self._end = to
+            self._more.set()
 
     def _listen(self) -> None:
         if self.broken is None:
@@ -221,6 +244,7 @@ class Feed:
             while self._end is None:
                 call = {"op": "mirror", "session": self._session, "offset": self.at, "wait": RENEW}
                 answer, _ = await self.link.ask(call)
+                self._there, self._idle = answer, 0
                 if answer.get("failed"):
                     self._break(FeedBroken(str(answer["failed"]), failed=True))
                     return

@@ -142,7 +142,8 @@ class Publisher:
 
         Returns:
             `sequence`: of the message to begin at, 0 where `offset` will not come by the relay. `from`: where in the
-            log what comes by the relay begins, at or behind `offset`. `failed`: why nothing comes, else ''.
+            log what comes by the relay begins, at or behind `offset`. `to`: where it ends so far; `over`: for good.
+            `failed`: why nothing comes, else ''.
         """
         answer: dict[str, Any] = {"sequence": 0, "from": offset, "failed": self._problem()}
         if answer["failed"] and (self._wire is None or self._loop.time() < self._failed_until):
@@ -168,7 +169,7 @@ class Publisher:
                     await self._stores.wait()
         answer["failed"] = self._problem()
         sequence, begin = mirror.place(offset)
-        return {**answer, "sequence": sequence, "from": begin}
+        return {**answer, "sequence": sequence, "from": begin, "to": mirror.end, "over": mirror.over}
 
     def forget(self, session: str) -> None:
         """It was removed."""
@@ -323,7 +324,8 @@ class Mirror:
 
     Attributes:
         lease: Until when somebody wants it, by the loop's clock.
-        over: All of the log is there.
+        over: All of the log is there, its end too.
+        end: Where in the log ends what is there.
         under_way: Messages that are not confirmed yet.
     """
 
@@ -331,7 +333,7 @@ class Mirror:
         self._publisher, self._session = publisher, session
         self._loop = asyncio.get_running_loop()
         self.subject = subjects.log(publisher.machine, session)
-        self.lease, self.over, self.under_way = 0.0, False, 0
+        self.lease, self.over, self.end, self.under_way = 0.0, False, 0, 0
         self._wanted = offset  # where to begin when nothing is on the relay, or nobody has a lease
         self._at = -1  # where in the log the next message begins; -1: not known
         self._first = offset  # where the first one begins
@@ -391,6 +393,7 @@ class Mirror:
         return 1, max(offset, self._first)
 
     def stored(self, offset: int, size: int, sequence: int) -> None:
+        self.end, self.over = max(self.end, offset + size), self.over or not size
         if not self._offsets or offset > self._offsets[-1]:
             self._offsets.append(offset)
             self._sequences.append(sequence)
@@ -418,7 +421,8 @@ class Mirror:
                 facts = _facts(chunks) if chunks else END
                 at, self._at = self._at, self._at + len(data)
                 self._last = await publisher.publish(self, at, facts, data, self._last)
-                self.over = not chunks
+                if not chunks:
+                    return  # over it is when that is confirmed
         except (CmdopError, OSError, ValueError) as error:
             if not isinstance(error, LinkLost):
                 log.warning("the log of %s cannot be published: %s", self._session, error)
@@ -431,8 +435,8 @@ class Mirror:
         )
         message = answer.get("message")
         if message is None:
-            self._last, self._at = 0, self._wanted
-            self._first = self._wanted
+            self._last = 0
+            self._first = self._at = max(self.end, self._wanted) if self._at >= 0 else self._wanted
             self._offsets.clear()
             self._sequences.clear()
             return

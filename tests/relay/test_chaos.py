@@ -271,6 +271,7 @@ async def everything_comes_once_while_it_breaks(far: Far, ways: list[Callable[[]
                 doing = asyncio.gather(type_lines(echo, share), waiting)
         await far.wait(doing, "lines to be typed, and the last one to be seen")
         await far.mended()
+    far.begin(ways[-1])  # and once more while all ends
     await output.end()
     await far.wait(echo.send_eof(), "the input of what is typed into to be ended")
 

@@ -265,6 +265,24 @@ async def test_what_the_relay_does_not_keep_is_read_from_the_machine(relay, key,
             assert await first == await second == numbers(lines)
 
 
+async def test_what_other_sessions_pushed_off_the_relay_is_read_from_the_machine(relay, key, tmp_path):
+    with served(relay.machine_key("pushed", keep_bytes=2**20), tmp_path):
+        async with reached(key, "pushed") as machine, reached(key, "pushed") as late:
+            quiet = await start(machine, "seq 1000; read line")
+            ended = await start(machine, "seq 1000")
+            reading = asyncio.create_task(read_all(machine, quiet.id))
+            assert await read_all(machine, ended.id) == numbers(1000)
+            loud = await start(machine, "seq 500000")
+            assert await read_all(machine, loud.id) == numbers(500_000)
+
+            async with asyncio.timeout(60):
+                assert await late.read(quiet.id, 0, 4)
+                assert await read_all(late, ended.id) == numbers(1000)
+
+            await machine.write(quiet.id, "me", 0, b"\n")
+            assert await reading == numbers(1000)
+
+
 async def test_what_neither_has_is_an_explicit_gap(box, key):
     async with reached(key) as machine:
         facts = await start(machine, "seq 100000; read line", max_log=64 * 1024)
