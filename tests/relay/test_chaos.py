@@ -279,6 +279,7 @@ async def everything_comes_once_while_it_breaks(far: Far, ways: list[Callable[[]
         b"line %d\n" % number for number in range(LINES)
     )
     assert (await far.wait(echo, "what is typed into to end")).code == 0
+    await far.mended()
 
 
 async def type_lines(stream: Stream, numbers: range) -> None:
