@@ -30,7 +30,7 @@ from .proofs import Identity
 from .seals import check_log, seal_log
 from .wire import Msg, Silent, Wire
 
-PIECE = 64 * 1024  # bytes of one message
+LEAST_PIECE, PIECE = 64 * 1024, 224 * 1024  # bytes of one message; above the least, where the way is fast
 MOST_CHUNKS = 500  # that one describes: its header has a line of at most 64 KiB
 IN_FLIGHT = 64  # messages that JetStream has not confirmed yet
 LEASE = 60.0  # seconds that a session is published after somebody asked for it
@@ -184,6 +184,11 @@ class Publisher:
         return "" if good else self._failed
 
     # -- messages
+
+    @property
+    def piece(self) -> int:
+        """Bytes of the next message: for so long what is urgent waits behind it."""
+        return max(LEAST_PIECE, min(PIECE, self._window.size // 2))
 
     async def room(self) -> None:
         """Wait until one more message may be under way."""
@@ -411,7 +416,7 @@ class Mirror:
             self._known.set()
             while not self.over:
                 try:
-                    chunks = await publisher.calls.read(self._session, self._at, PIECE)
+                    chunks = await publisher.calls.read(self._session, self._at, publisher.piece)
                 except LogDropped as gap:
                     self._at = gap.first  # readers see it by the offset of what follows
                     continue
