@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import Awaitable
 from typing import Any, cast
 
 from .errors import CmdopError, InvalidRequest, LogDropped, SessionOver
@@ -240,7 +239,7 @@ class _Control(asyncio.Protocol):
         self._numbers = itertools.count(1)
         self._waiting: dict[object, asyncio.Future[Answer]] = {}
         self._transport: asyncio.Transport | None = None
-        self._changes: dict[bool, asyncio.Future[None]] = {}  # requests under way: for output too, or not
+        self._changes: dict[bool, asyncio.Future[Answer]] = {}  # requests under way: for output too, or not
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -260,16 +259,19 @@ class _Control(asyncio.Protocol):
         self._waiting.clear()
 
     async def ask(self, header: Answer, body: bytes = b"") -> Answer:
-        if self.gone or self._transport is None or self._transport.is_closing():
-            raise _Gone("the supervisor went away")
-        number = next(self._numbers)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = future
-        self._transport.write(encode({**header, "id": number}, body))
+        number, future = self._send(header, body)
         try:
             return raise_answer(await future)
         finally:
             self._waiting.pop(number, None)
+
+    def _send(self, header: Answer, body: bytes = b"") -> tuple[int, asyncio.Future[Answer]]:
+        if self.gone or self._transport is None or self._transport.is_closing():
+            raise _Gone("the supervisor went away")
+        number = next(self._numbers)
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._transport.write(encode({**header, "id": number}, body))
+        return number, future
 
     def hear(self, answer: Answer) -> Answer:
         """Keep a status as the newest."""
@@ -283,15 +285,20 @@ class _Control(asyncio.Protocol):
         ):
             change = self._changes.get(output)
             if change is None or change.done():
-                change = asyncio.ensure_future(self._ask_change(self.newest or known, output))
-                change.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody waits
-                self._changes[output] = change
-            await asyncio.shield(cast("Awaitable[None]", change))
+                change = self._changes[output] = self._ask_change(self.newest or known, output)
+            raise_answer(await asyncio.shield(change))
         return self.newest
 
-    async def _ask_change(self, known: Answer, output: bool) -> None:
+    def _ask_change(self, known: Answer, output: bool) -> asyncio.Future[Answer]:
+        """The answer, which is heard first of all, and not by a task of its own: each line of output takes one."""
         past = known["end"] if output else None
-        self.hear(await self.ask({"op": "status", "seen": known["seq"], "past": past}))
+        _, change = self._send({"op": "status", "seen": known["seq"], "past": past})
+        change.add_done_callback(self._changed)
+        return change
+
+    def _changed(self, change: asyncio.Future[Answer]) -> None:
+        if not change.cancelled() and change.exception() is None and "error" not in change.result():
+            self.hear(change.result())
 
     def close(self) -> None:
         if self._transport is not None:

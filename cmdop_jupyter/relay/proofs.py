@@ -28,6 +28,7 @@ except ImportError:
 ROLES = {"operator": "person", "observer": "person", "machine": "machine"}  # and the kind that has it
 PROOFS_REMEMBERED = 4096
 _SEALS = b"cmdop seal key 1\0"  # in front of what the derived key is made of
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _USER, _ACCOUNT = nkeys.PREFIX_BYTE_USER, nkeys.PREFIX_BYTE_ACCOUNT
 
 
@@ -56,7 +57,7 @@ def seal_key(seed: str) -> str:
 def canonical(kind: str, *parts: object) -> bytes:
     """What is signed: one text for the same facts, whatever order they came in. Raises ValueError."""
     try:
-        return json.dumps(["cmdop-1", kind, *parts], sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        return _CANONICAL(["cmdop-1", kind, *parts]).encode()
     except (TypeError, RecursionError) as error:
         raise ValueError(f"what is signed makes no sense: {error}") from None
 
