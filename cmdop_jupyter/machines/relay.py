@@ -14,7 +14,8 @@ from .far import FarMachine, Report
 from .presets import Place
 
 UNUSED = 60.0  # seconds after which nobody is believed to come back to a feed
-MOST_FEEDS = 64  # of one machine
+MOST_FEEDS = 64  # of one machine that nobody waits on;
+HANDLED = 1.0  # seconds that one is kept all the same, for who handles what came by it
 RETRY_RELAY = 10.0  # seconds that a session is read from the machine after JetStream failed
 DIRECTLY = "output comes from the machine itself"
 
@@ -121,7 +122,7 @@ class RelayMachine(FarMachine):
         for feed in self._feeds.get(session_id, ()):
             until, _ = self._directly.get(session_id, (0, 0.0))
             if feed.at == offset or (feed.at < offset and offset == until):
-                self._feeds[session_id].remove(feed)
+                self._remove(session_id, feed)
                 if feed.broken is not None or feed.link is not link:
                     feed.close()
                     break
@@ -132,9 +133,10 @@ class RelayMachine(FarMachine):
     def _put_back(self, session_id: str, feed: Feed) -> None:
         if feed.broken is None and not self._closed:
             self._feeds.setdefault(session_id, []).append(feed)
-            if sum(map(len, self._feeds.values())) > MOST_FEEDS:
+            if len(self._feeds) > MOST_FEEDS:
                 oldest = min((one for feeds in self._feeds.values() for one in feeds), key=lambda one: one.used)
-                self._discard(oldest)
+                if asyncio.get_running_loop().time() - oldest.used > HANDLED:
+                    self._discard(oldest)
         else:
             feed.close()
 
@@ -172,10 +174,16 @@ class RelayMachine(FarMachine):
         if self._state.state == "up" and self._state.reason != words:
             self._set("up", words)
 
+    def _remove(self, session_id: str, feed: Feed) -> None:
+        self._feeds[session_id].remove(feed)
+        if not self._feeds[session_id]:
+            del self._feeds[session_id]
+
     def _discard(self, feed: Feed) -> None:
-        for feeds in self._feeds.values():
+        for session_id, feeds in self._feeds.items():
             if feed in feeds:
-                feeds.remove(feed)
+                self._remove(session_id, feed)
+                break
         feed.close()
 
     def _close_feeds(self) -> None:
