@@ -21,6 +21,7 @@ from cmdop_jupyter.relay.seals import seal_card
 from cmdop_jupyter.relay.wire import Wire
 from cmdop_jupyter.runtime import Pending, runtime
 from cmdop_jupyter.stream import Stream
+from cmdop_jupyter.subscription import Subscription
 from tests.proxy import Proxy
 from tests.relay.relays import TestRelay, free_ports, program
 from tests.relay.relays import relay as open_relay
@@ -273,21 +274,20 @@ async def _house(relay: TestRelay, folder: Path, sessions: int, lines: int) -> t
     script.write_text(TICKING)
     waits: list[float] = []
 
-    async def watch(stream: Stream) -> int:
-        rest, seen = b"", 0
-        async for chunk in stream.chunks("begin"):
-            now = time.time_ns()
-            *whole, rest = (rest + chunk.data).split(b"\n")
-            for line in whole:
-                number, at = line.split()
-                assert int(number) == seen
-                seen += 1
-                waits.append((now - int(at)) / 1e9)
-        return seen
+    seen = [0] * sessions
+
+    def watch(number: int, stream: Stream) -> Subscription:
+        def take(line: str) -> None:
+            count, at = line.split()
+            assert int(count) == seen[number]
+            seen[number] += 1
+            waits.append((time.time_ns() - int(at)) / 1e9)
+
+        return stream.on_output(take, unit="line")
 
     command = f"exec {sys.executable} {script} {lines}"
     streams = [await terminal.create(command=command, tty="none") for _ in range(sessions)]
-    watching = [asyncio.ensure_future(watch(stream)) for stream in streams]
+    watching = [watch(number, stream) for number, stream in enumerate(streams)]
     await _has_feeds([machine], sessions)
     for stream in streams:
         await stream.send_input("\n")
@@ -295,7 +295,9 @@ async def _house(relay: TestRelay, folder: Path, sessions: int, lines: int) -> t
     began = time.monotonic()
     cards = await asyncio.wrap_future(runtime().submit(way.roster()))
     took = time.monotonic() - began
-    seen = await asyncio.gather(*watching)
+    for subscription in watching:
+        await subscription
+        assert not subscription.errors
     await Pending(machine.close(), "close")
     return len(cards), took, waits, sessions * lines - sum(seen)
 
