@@ -12,6 +12,8 @@ from cmdop_jupyter.agent.frames import MAX_BODY, encode
 from cmdop_jupyter.errors import Refused
 from cmdop_jupyter.relay import proofs, seals, subjects
 from cmdop_jupyter.relay.proofs import Identity, Proof, check_proof, issue, new_user, new_workspace, public_of
+from cmdop_jupyter.relay.provision import MAX_LOG_MESSAGE
+from cmdop_jupyter.relay.publishing import MOST_CHUNKS, PIECE
 
 SECOND = 1_000_000_000
 NOW = 1_800_000_000 * SECOND
@@ -335,6 +337,15 @@ def test_a_message_of_a_log_arrives_as_it_was_signed(offset, facts, data):
     assert "\n" not in header
     assert header.isascii()
     assert seals.check_log(WEB1.proof, subjects.log("web1", "s.1"), header, data) == (offset, facts)
+
+
+def test_the_largest_message_of_a_log_is_one_that_its_stream_takes():
+    size = PIECE - MOST_CHUNKS + 1
+    facts = [[2, 2**63, 2**40, 1]] * (MOST_CHUNKS - 1) + [[2, 2**63, 2**40, size]]
+    header = seals.seal_log(WEB1, subjects.log("web1", "s" * 64), 2**60, facts, bytes(PIECE))
+
+    assert len(header) + PIECE + 1024 < MAX_LOG_MESSAGE  # JetStream's own headers
+    assert len(header) < 64 * 1024
 
 
 @pytest.mark.parametrize(

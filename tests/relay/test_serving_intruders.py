@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
 
 import nats.errors
+import psutil
 import pytest
 from intruders import Raw, until
 from relays import OTHER, TestRelay, relay
@@ -176,6 +178,24 @@ async def test_a_flood_of_an_observer_holds_up_no_operator(flooded, shell2, obs)
 
     assert await shell2.lines() == 1
     await until(lambda: any("observer obs" in line for line in flooded.said))
+
+
+async def test_calls_that_wait_fill_no_memory_of_the_machine(flooded, op1, obs):
+    """60 MB of calls come faster than they are looked at; what was not read yet waits at the relay."""
+    process = psutil.Process(flooded.pid)
+    most = before = process.memory_info().rss
+    for number in range(60_000):
+        await obs.connection.publish("cmdop.ask.web2", b"junk" * 250, f"_IN.obs.web2.flood.{number}")
+        if number % 1000 == 0:
+            most = max(most, process.memory_info().rss)
+    await obs.settle()
+    answer = asyncio.ensure_future(op1.call("web2", {"op": "ping"}))
+    while not answer.done():
+        await asyncio.wait([answer], timeout=0.02)
+        most = max(most, process.memory_info().rss)
+
+    assert "error" not in answer.result()
+    assert most - before < 16e6
 
 
 async def test_an_observers_many_links_end_no_operators(shell2, op1, obs):
