@@ -1,9 +1,10 @@
-"""What a relay costs: a session's bytes beside bare NATS, ten watchers beside one, a full house."""
+"""What a relay costs: a session's bytes beside bare NATS, ten watchers beside one, a full house, a cluster."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from cmdop_jupyter.client import Terminal
 from cmdop_jupyter.machines.relay import RelayMachine
@@ -25,7 +28,7 @@ from cmdop_jupyter.subscription import Subscription
 from tests.proxy import Proxy
 from tests.relay.relays import TestRelay, free_ports, program
 from tests.relay.relays import relay as open_relay
-from tests.served import machine_at, relay_of, served
+from tests.served import Served, machine_at, relay_of, served
 
 from .delivery import _write_log
 
@@ -70,7 +73,9 @@ def main(full: bool = False) -> list[dict[str, Any]]:
         size = source.stat().st_size  # whole lines
         with open_relay(folder / "relay") as relay:
             rows = _throughput(relay, source, size, folder)
+            rows += _cluster(relay, source, size, folder)
             rows += _watchers(relay, source, size // 5, folder)
+        with open_relay(folder / "big") as relay:
             rows += _full_house(relay, folder, *((200, 1000, 20) if full else (50, 200, 8)))
     return rows
 
@@ -80,18 +85,42 @@ def main(full: bool = False) -> list[dict[str, Any]]:
 
 def _throughput(relay: TestRelay, source: Path, size: int, folder: Path) -> list[dict[str, Any]]:
     ours, bare = [], []
-    with served(relay.machine_key("box"), folder), _bare_server(folder) as url:
+    with served(relay.machine_key("box"), folder) as box, _bare_server(folder) as url:
         machine = machine_at(relay_of(relay.api_key("op1")))
+        spent = dict.fromkeys(_spent(relay, box), 0.0)
         for _ in range(ROUNDS):
             bare.append(size / asyncio.run(_bare(url, source, size)) / 1e6)
+            before = _spent(relay, box)
             ours.append(size / _live(machine, source, size) / 1e6)
+            spent = {who: spent[who] + now - before[who] for who, now in _spent(relay, box).items()}
         runtime().wait(machine.close())
     ratios = [one / other for one, other in zip(ours, bare, strict=True)]
+    hundreds = ROUNDS * size / 1e8
     return [
         _row("a session's bytes to a handler, MB/s", statistics.median(ours), "MB/s", None, _list(ours)),
         _row("nats-py publishing and reading them bare", statistics.median(bare), "MB/s", None, _list(bare)),
         _row("the first beside the second", statistics.median(ratios), "", ">= 0.6", _list(ratios)),
+        _cost("processor time of nats-server, of 100 MB", spent, 1 / hundreds, "s"),
     ]
+
+
+def _cluster(relay: TestRelay, source: Path, size: int, folder: Path) -> list[dict[str, Any]]:
+    """The same over three servers that each keep it, beside one, by turns."""
+    speeds: dict[TestRelay, list[float]] = {}
+    with open_relay(folder / "three", servers=3) as three, contextlib.ExitStack() as stack:
+        machines = {}
+        for number, each in enumerate((relay, three)):
+            stack.enter_context(served(each.machine_key("cluster"), folder / f"cluster{number}"))
+            machines[each] = machine_at(relay_of(each.api_key("cluster-op")), "cluster")
+            speeds[each] = []
+        for _ in range(ROUNDS):
+            for each, machine in machines.items():
+                speeds[each].append(size / _live(machine, source, size) / 1e6)
+        for machine in machines.values():
+            runtime().wait(machine.close())
+    ratios = [many / one for one, many in zip(speeds[relay], speeds[three], strict=True)]
+    detail = f"{_list(speeds[three])} MB/s, of {_list(speeds[relay])}"
+    return [_row("three servers that keep all, beside one", statistics.median(ratios), "", None, detail)]
 
 
 def _live(machine: RelayMachine, source: Path, size: int) -> float:
@@ -235,8 +264,9 @@ async def _watched(relay: TestRelay, proxy: Proxy, count: int, source: Path, siz
 def _full_house(relay: TestRelay, folder: Path, sessions: int, machines: int, seconds: int) -> list[dict[str, Any]]:
     paths = relay.machine_keys([f"m{number}" for number in range(machines)], keep_bytes=2**20)
     asyncio.run(_announce(paths))
-    with served(relay.machine_key("house"), folder / "house"):
-        found, took, waits, lost = asyncio.run(_house(relay, folder, sessions, seconds * LINES_A_SECOND))
+    with served(relay.machine_key("house"), folder / "house") as house:
+        found, took, waits, lost, spent = asyncio.run(_house(relay, house, folder, sessions, seconds * LINES_A_SECOND))
+        memory = {who: process.memory_info().rss / 1e6 for who, process in _processes(relay, house).items()}
     assert found >= machines, f"the roster has {found} of {machines}"
     waits.sort()
     p99 = waits[int(len(waits) * 0.99)] * 1e3
@@ -250,6 +280,8 @@ def _full_house(relay: TestRelay, folder: Path, sessions: int, machines: int, se
             f"median {waits[len(waits) // 2] * 1e3:.1f} ms, of {len(waits)} lines",
         ),
         _row("lines of them that were lost", lost, "", "<= 0", ""),
+        _cost("processor time of nats-server, of a line", spent, 1e3 / len(waits), "ms"),
+        _cost("memory of nats-server then", memory, 1, "MB"),
     ]
 
 
@@ -265,7 +297,9 @@ async def _announce(paths: list[Path]) -> None:
         await wire.close()
 
 
-async def _house(relay: TestRelay, folder: Path, sessions: int, lines: int) -> tuple[int, float, list[float], int]:
+async def _house(
+    relay: TestRelay, house: Served, folder: Path, sessions: int, lines: int
+) -> tuple[int, float, list[float], int, dict[str, float]]:
     key = await asyncio.to_thread(relay.api_key, "host")
     way = relay_of(key)
     machine = machine_at(way, "house")
@@ -289,6 +323,7 @@ async def _house(relay: TestRelay, folder: Path, sessions: int, lines: int) -> t
     streams = [await terminal.create(command=command, tty="none") for _ in range(sessions)]
     watching = [watch(number, stream) for number, stream in enumerate(streams)]
     await _has_feeds([machine], sessions)
+    before = _spent(relay, house)
     for stream in streams:
         await stream.send_input("\n")
     await asyncio.sleep(1.0)
@@ -298,8 +333,28 @@ async def _house(relay: TestRelay, folder: Path, sessions: int, lines: int) -> t
     for subscription in watching:
         await subscription
         assert not subscription.errors
+    spent = {who: now - before[who] for who, now in _spent(relay, house).items()}
     await Pending(machine.close(), "close")
-    return len(cards), took, waits, sessions * lines - sum(seen)
+    return len(cards), took, waits, sessions * lines - sum(seen), spent
+
+
+# -- what it costs
+
+
+def _processes(relay: TestRelay, machine: Served) -> dict[str, psutil.Process]:
+    pids = {"nats-server": relay.pid, "cmdop-relay": machine.pid, "the client": os.getpid()}
+    return {who: psutil.Process(pid) for who, pid in pids.items()}
+
+
+def _spent(relay: TestRelay, machine: Served) -> dict[str, float]:
+    """Seconds of processor time so far."""
+    return {who: sum(process.cpu_times()[:2]) for who, process in _processes(relay, machine).items()}
+
+
+def _cost(name: str, costs: dict[str, float], scale: float, unit: str) -> dict[str, Any]:
+    """A row of what nats-server takes; the others in its detail."""
+    others = (f"{who} {cost * scale:.3g}" for who, cost in costs.items() if who != "nats-server")
+    return _row(name, costs["nats-server"] * scale, unit, None, ", ".join(others))
 
 
 def _row(name: str, value: float, unit: str, bound: str | None, detail: str) -> dict[str, Any]:
