@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -263,10 +264,11 @@ async def _watched(relay: TestRelay, proxy: Proxy, count: int, source: Path, siz
 
 def _full_house(relay: TestRelay, folder: Path, sessions: int, machines: int, seconds: int) -> list[dict[str, Any]]:
     paths = relay.machine_keys([f"m{number}" for number in range(machines)], keep_bytes=2**20)
-    asyncio.run(_announce(paths))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each machine is a connection of this process
     with served(relay.machine_key("house"), folder / "house") as house:
-        found, took, waits, lost, spent = asyncio.run(_house(relay, house, folder, sessions, seconds * LINES_A_SECOND))
-        memory = {who: process.memory_info().rss / 1e6 for who, process in _processes(relay, house).items()}
+        lines = seconds * LINES_A_SECOND
+        found, took, waits, lost, spent, memory = asyncio.run(_house(relay, house, paths, folder, sessions, lines))
     assert found >= machines, f"the roster has {found} of {machines}"
     waits.sort()
     p99 = waits[int(len(waits) * 0.99)] * 1e3
@@ -285,8 +287,9 @@ def _full_house(relay: TestRelay, folder: Path, sessions: int, machines: int, se
     ]
 
 
-async def _announce(paths: list[Path]) -> None:
-    """What a machine says of itself once a lease, of all of them."""
+async def _announce(paths: list[Path]) -> list[Wire]:
+    """The connections of machines, of which each has said once what it is."""
+    wires = []
     for path in paths:
         key = read_machine_key(path)
         name = key.identity.proof.name
@@ -294,12 +297,14 @@ async def _announce(paths: list[Path]) -> None:
         facts = {"hostname": name, "platform": "linux", "agent": "0", "tags": [], "load": 0.0}
         facts |= {"renewed_ns": time.time_ns(), "lease_s": 600.0, "state": "up"}
         await wire.request(subjects.roster(name), seal_card(key.identity, facts))
-        await wire.close()
+        wires.append(wire)
+    return wires
 
 
 async def _house(
-    relay: TestRelay, house: Served, folder: Path, sessions: int, lines: int
-) -> tuple[int, float, list[float], int, dict[str, float]]:
+    relay: TestRelay, house: Served, others: list[Path], folder: Path, sessions: int, lines: int
+) -> tuple[int, float, list[float], int, dict[str, float], dict[str, float]]:
+    wires = await _announce(others)
     key = await asyncio.to_thread(relay.api_key, "host")
     way = relay_of(key)
     machine = machine_at(way, "house")
@@ -334,8 +339,12 @@ async def _house(
         await subscription
         assert not subscription.errors
     spent = {who: now - before[who] for who, now in _spent(relay, house).items()}
+    memory = {who: process.memory_info().rss / 1e6 for who, process in _processes(relay, house).items()}
     await Pending(machine.close(), "close")
-    return len(cards), took, waits, sessions * lines - sum(seen), spent
+    for wire in wires:
+        assert wire.lost is None, wire.lost
+        await wire.close()
+    return len(cards), took, waits, sessions * lines - sum(seen), spent, memory
 
 
 # -- what it costs
