@@ -30,6 +30,7 @@ from tools.leftovers import end_all
 
 MARK = "CMDOP_BENCH_RUN"
 ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT / "tools"), str(ROOT / "tests" / "page")]  # as pytest has them, for what both use
 Row = dict[str, Any]
 
 
