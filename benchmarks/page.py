@@ -104,6 +104,7 @@ def _by(playwright: Playwright, lab: Callable[..., Lab], way: str, count: int, l
             runs.append(_run(one, number, limit))
             if (runs[-1].seconds or limit) > BRISK:
                 break
+        one.shut_down()  # it may print for minutes yet
     return runs
 
 
@@ -182,6 +183,7 @@ def _flooded(playwright: Playwright, lab: Callable[..., Lab], name: str, script:
         size = one.path.stat().st_size
         exact = _skipped_exactly(view.text_content() or "")
         one.run(3)  # the next one wants its name, and the machine
+        one.shut_down()
     idle = f"idle page {still.task:.0f}"
     keys = f"{len(flood.keys)} keys, idle page {still.slowest_key:.0f}, {_load()}"
     machine = f"machine {flood.machine:.0f} (idle page {still.gap:.0f}, machine then {still.machine:.0f}), {_load()}"

@@ -16,7 +16,7 @@ from ..errors import CmdopError, LinkLost, Refused
 from . import subjects
 from .connection import consumer
 from .link import RelayLink
-from .publishing import END
+from .mirror import END
 from .seals import check_log
 from .wire import Msg
 

@@ -23,6 +23,7 @@ OPEN_SECONDS = 10.0  # for one try, over all servers of the URL
 TRY_SECONDS = 3  # for one of them
 ANSWER_SECONDS = 5.0  # that the server itself may take for an answer
 SHORTEST_PING = 0.2  # seconds between two
+TURN = 0.005  # seconds after which a flood of messages lets others have the loop: the library does not
 CLOSE_SECONDS = 2.0  # for the last words to be taken
 DENIED = re.compile(r'Permissions Violation for (Publish|Subscription) (?:to )?"?([^"\s]+)', re.IGNORECASE)
 REFUSED = ("authorization violation", "authentication revoked", "authentication expired", "account disabled")
@@ -144,11 +145,17 @@ class Wire:
             most: Messages and bytes that may wait to be heard; what comes then is dropped. 0: any number.
         """
 
+        loop, since = asyncio.get_running_loop(), 0.0
+
         async def take(message: Msg) -> None:
+            nonlocal since
             try:
                 heard(message)
             except Exception:
                 log.exception("a message on %s was not understood", message.subject)
+            if loop.time() - since > TURN:
+                await asyncio.sleep(0)
+                since = loop.time()
 
         try:
             subscription = await self._client.subscribe(

@@ -168,8 +168,12 @@ class Lab:
             page.close()
         if self._desk is not None:
             self._desk.evaluate(CLEAR)
+        self.shut_down()
+
+    def shut_down(self) -> None:
+        """End its kernel, whatever that or the page does."""
         for session in self._sessions():
-            self.context.request.delete(f"{self.address}/api/sessions/{session['id']}")
+            self.context.request.delete(f"{self.address}/api/sessions/{session['id']}", timeout=LOADING)
 
 
 DONE = re.compile(r"^\[\d+\]:$")

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from cmdop_jupyter.agent.frames import MAX_BODY, encode
 from cmdop_jupyter.errors import Refused
 from cmdop_jupyter.relay import proofs, seals, subjects
+from cmdop_jupyter.relay.mirror import MOST_CHUNKS
 from cmdop_jupyter.relay.proofs import Identity, Proof, check_proof, issue, new_user, new_workspace, public_of
 from cmdop_jupyter.relay.provision import MAX_LOG_MESSAGE
-from cmdop_jupyter.relay.publishing import MOST_CHUNKS, PIECE
+from cmdop_jupyter.relay.publishing import PIECE
 
 SECOND = 1_000_000_000
 NOW = 1_800_000_000 * SECOND

@@ -25,6 +25,7 @@ REPLAY = 256 * 1024  # of the newest output that it goes on with then
 SCROLLBACK = 1024 * 1024  # with which it begins
 SEARCHED = 8 * 1024 * 1024  # bytes in front of that in which is looked for what was switched on; a tenth of it far away
 PACE = 0.02  # seconds between two messages
+RATE = 768 * 1024  # bytes a second above which a page would do nothing but write; what is more waits, or is skipped
 SKIP_PACE = 0.25  # and between two skips
 PROBE = 2.0  # seconds without an acknowledgement after which a page is told how far it should be
 PATIENCE = 30  # such words, after which it is given up
@@ -60,7 +61,7 @@ class Flow:
         self._new = start is None
         self._at = self._acked = start or 0  # sent up to here; written out by the page up to there
         self._skipped = 0
-        self._sent_at = self._skipped_at = 0.0
+        self._next_at = self._skipped_at = 0.0
         self._painted = True  # what a full-screen program shows is whole
         self.modes = modes or Modes()
         self._news = asyncio.Event()
@@ -94,7 +95,7 @@ class Flow:
         while self._at - self._acked >= WINDOW:
             self._news.clear()
             await self._news.wait()
-        await asyncio.sleep(self._sent_at + PACE - time.monotonic())
+        await asyncio.sleep(self._next_at - time.monotonic())
         try:
             if not self._painted and not await self._machine.read_nowait(self._id, self._at, 1):
                 self._paint()  # nothing else may come
@@ -118,7 +119,7 @@ class Flow:
         self._redraw()
 
     def _put(self, offset: int, data: bytes) -> None:
-        self._at, self._sent_at = offset + len(data), time.monotonic()
+        self._at, self._next_at = offset + len(data), time.monotonic() + max(PACE, len(data) / RATE)
         self.modes.feed(data)
         self._send({"kind": "data", "offset": offset}, data)
 
