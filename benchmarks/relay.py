@@ -36,7 +36,7 @@ from .delivery import _write_log
 ROUNDS = 3  # pairs
 PIECE = 64 * 1024
 IN_FLIGHT = 64
-LINES_A_SECOND = 5  # of each session of the full house
+LINES_A_SECOND = 2  # of each session of the full house; 5 of 200 fill two cores, see docs/relay.md
 TICKING = f"""
 import sys, time
 sys.stdin.readline()
