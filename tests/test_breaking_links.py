@@ -25,7 +25,7 @@ from cmdop_jupyter.stream import Stream
 CHAOS = "CHAOS" in os.environ
 CUTS = 100 if CHAOS else 20
 SIZE = 500_000_000 if CHAOS else 32_000_000
-LINES, LINES_A_TIME = 10_000, 10
+LINES, LINES_A_TIME = 10_000, 10 if CHAOS else 50
 SILENCE = 1.0  # seconds after which a link on which nothing is heard is broken, here
 
 pytestmark = pytest.mark.timeout(1800 if CHAOS else 120)

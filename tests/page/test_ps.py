@@ -9,6 +9,7 @@ import uuid
 import pytest
 from reach import own_places
 
+pytestmark = pytest.mark.long
 STAY = "exec sleep 1000"
 
 
