@@ -42,7 +42,7 @@ class Far:
         self._ways = [self.kill_ssh, self.kill_sshd, self.proxy.cut, self.stop_sshd]
         self.cuts = 0
         self._redials = 0  # that there are once the link is back from the last cut
-        self._stopped: list[int] = []
+        self._stopped: list[int] = []  # by their handles: a number may be another's by the end
 
     def cut(self) -> None:
         """Cut the link, each time in another way; when it is not back from the last cut yet, do nothing."""
@@ -62,12 +62,15 @@ class Far:
 
     def stop_sshd(self) -> None:
         """Nothing is heard any more, and nothing says so."""
-        self._stopped += self.sshd.kill_children(signal.SIGSTOP)
+        for pid in self.sshd.kill_children(signal.SIGSTOP):
+            with contextlib.suppress(ProcessLookupError):
+                self._stopped.append(os.pidfd_open(pid))
 
     def close(self) -> None:
-        for pid in self._stopped:
+        for handle in self._stopped:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.close(handle)
         runtime().wait(self.machine.close())
 
 

@@ -31,7 +31,6 @@ from .folder import Relay
 CONNECT_SECONDS = 2  # to one server
 CLOSE_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
-UNAVAILABLE = 503  # too few servers are up, or known yet
 LOG_SECONDS = 24 * 3600.0  # that the relay keeps of a log; the machine keeps it longer
 ROSTER_BYTES = 64 * 1024 * 1024  # at about 1 KiB a machine
 MAX_LOG_MESSAGE = 256 * 1024  # bytes; its data, and what is told of each chunk of it
@@ -82,7 +81,7 @@ async def provision(relay: Relay, only: str = "", seconds: float = 0) -> list[st
 
     Args:
         only: A workspace; '' for all.
-        seconds: How long a server that did not let the admin in is asked again; it may be reloading.
+        seconds: How long a server that lets the admin not in, or refuses, is asked again; it may be reloading.
 
     Returns:
         What was done, a line each.
@@ -115,11 +114,10 @@ async def _workspace(relay: Relay, name: str, workspace: Workspace, seconds: flo
         except APIError as error:
             reason = f"JetStream refused a stream of {name}: {error.description}"
             remedy = "give the server more storage, or machines less (`machine --keep`)"
-            final = error.code != UNAVAILABLE
         except (NatsError, TimeoutError) as error:  # a cluster that has no leader yet says nothing
             reason = f"JetStream did not answer ({error or type(error).__name__})"
-            remedy, final = "is a majority of its servers up?", False
-        if final or left <= 0:
+            remedy = "is a majority of its servers up?"
+        if left <= 0:  # while a server reloads or elects, it refuses what it takes in a moment
             raise ConnectFailed(relay.url, reason, remedy)
         await asyncio.sleep(0.1)
 

@@ -73,7 +73,8 @@ def life(labs, lab_folder):
     go.touch()
     lab.cell(7).locator(".jp-InputPrompt").filter(has_text=DONE).wait_for()
     for name in ("exited", "failed", "lost"):
-        lab.cell(number[name]).locator("summary").get_by_text(FACTS[name]).first.wait_for()
+        view = lab.cell(number[name])
+        lab.until(lambda view=view, name=name: f"· {FACTS[name]}" in view.locator("summary").last.text_content())
     lab.until(lambda: "line 1" in lab.cell(number["running"]).locator("details").last.text_content())
     lab.save()
 
