@@ -69,7 +69,7 @@ class Publisher:
         self._numbers = itertools.count(1)
         self._sent: dict[int, _Sent] = {}
         self._window = Window()
-        self._bytes_sent = self._bytes_confirmed = 0
+        self._bytes_confirmed = 0
         self._room = asyncio.Event()
         self._next = 0  # the sequence that the next message will have
         self._replicated = False
@@ -194,7 +194,6 @@ class Publisher:
         number, sequence = next(self._numbers), self._next
         self._next += 1
         self._sent[number] = _Sent(mirror, sequence, offset, len(data), self._loop.time())
-        self._bytes_sent += len(data)
         self.published += len(data)
         self._window.sent(len(data), self._loop.time())
         headers = {subjects.LOG_HEADER: header}
@@ -236,7 +235,7 @@ class Publisher:
             mirror.under_way = 0
         self._sent.clear()
         self._window = Window()
-        self._bytes_sent = self._bytes_confirmed = 0
+        self._bytes_confirmed = 0
         self._room.set()
 
     def _fail(self, reason: str) -> None:

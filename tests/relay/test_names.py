@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 from clients import configured
 from relays import TestRelay
-from relays import relay as open_relay
 from served import served
 
 from cmdop_jupyter import AsyncCMDOPClient
@@ -17,20 +16,9 @@ from cmdop_jupyter.machines.settings import parse_file
 
 
 @pytest.fixture(scope="module")
-def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestRelay]:
-    with open_relay(tmp_path_factory.mktemp("relay") / "keys") as relay:
-        yield relay
-
-
-@pytest.fixture(scope="module")
 def box(relay: TestRelay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with served(relay.machine_key("box"), tmp_path_factory.mktemp("box"), "--tag", "gpu"):
         yield
-
-
-@pytest.fixture(scope="module")
-def key(relay: TestRelay) -> str:
-    return relay.api_key("op1")
 
 
 def test_a_name_that_begins_with_relay_is_a_machine_there():

@@ -33,17 +33,6 @@ SILENCE = 1.0
 
 
 @pytest.fixture(scope="module")
-def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestRelay]:
-    with open_relay(tmp_path_factory.mktemp("relay") / "keys") as relay:
-        yield relay
-
-
-@pytest.fixture(scope="module")
-def key(relay: TestRelay) -> str:
-    return relay.api_key("op1")
-
-
-@pytest.fixture(scope="module")
 def box(relay: TestRelay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with served(relay.machine_key("box"), tmp_path_factory.mktemp("box"), "--tag", "gpu"):
         yield

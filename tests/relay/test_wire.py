@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 from proxy import Proxy
 from relays import TestRelay
-from relays import relay as open_relay
 from served import relay_of
 
 from cmdop_jupyter.errors import LinkLost
@@ -16,17 +15,6 @@ from cmdop_jupyter.relay.wire import Wire
 
 SILENCE = 0.6
 MUCH = bytes(1024 * 1024)
-
-
-@pytest.fixture(scope="module")
-def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestRelay]:
-    with open_relay(tmp_path_factory.mktemp("relay") / "keys") as relay:
-        yield relay
-
-
-@pytest.fixture(scope="module")
-def key(relay: TestRelay) -> str:
-    return relay.api_key("op1")
 
 
 @pytest.fixture
