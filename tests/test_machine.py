@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from reach import KINDS, Make, open_folder
 
+from cmdop_jupyter.client import new_id
 from cmdop_jupyter.errors import (
     InvalidRequest,
     LogDropped,
@@ -67,8 +68,8 @@ async def start(machine: Machine, script: str, **more: Any) -> SessionFacts:
 
 
 def asked(script: str, **more: Any) -> StartRequest:
-    number = next(NUMBERS)
-    return StartRequest(**{"id": f"id-{number}", "name": f"name-{number}", "script": script, **more})
+    """With an id of its own: another process may run these tests on another kind of machine, and has ids too."""
+    return StartRequest(**{"id": new_id(), "name": f"name-{next(NUMBERS)}", "script": script, **more})
 
 
 async def until(machine: Machine, session_id: str, *states: str) -> Status:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import signal
 from collections.abc import Coroutine, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from reach import own_places
 
+from cmdop_jupyter.client import new_id
 from cmdop_jupyter.errors import InvalidRequest, LinkLost, SessionNotFound
 from cmdop_jupyter.machines.base import StartRequest, Status
 from cmdop_jupyter.machines.presets import Place
@@ -20,7 +20,6 @@ from cmdop_jupyter.machines.stdio import StdioMachine
 from cmdop_jupyter.runtime import runtime
 from cmdop_jupyter.steady import Steady
 
-NUMBERS = itertools.count(1)
 COUNTER = """
 count=0
 trap 'count=$((count + 1)); echo "trapped $count"' USR1
@@ -77,7 +76,7 @@ class Far:
         return self.session
 
     def request(self, script: str, **more: Any) -> StartRequest:
-        self.session = f"id-{next(NUMBERS)}"
+        self.session = new_id()
         return StartRequest(self.session, f"name-{self.session}", script=script, **more)
 
     async def log(self) -> bytes:

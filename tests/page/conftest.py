@@ -149,8 +149,9 @@ class Lab:
         """The notebook as the page saves it now."""
         before = self.path.stat().st_mtime_ns
         self.cell(0).locator(".jp-InputPrompt").click()
-        self.page.keyboard.press("Control+s")
-        self.until(lambda: self.path.stat().st_mtime_ns != before and self.path.read_text().endswith("}\n"))
+        while self.path.stat().st_mtime_ns == before or not self.path.read_text().endswith("}\n"):
+            self.page.keyboard.press("Control+s")  # a page that is still saving does not hear it
+            self.page.wait_for_timeout(500)
         return nbformat.read(self.path, as_version=4)
 
     def until(self, is_so: Callable[[], Any], seconds: float = 30) -> Any:

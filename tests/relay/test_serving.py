@@ -14,6 +14,7 @@ from relays import TestRelay, free_ports
 from relays import relay as open_relay
 from served import machine_at, relay_of, served
 
+from cmdop_jupyter.client import new_id
 from cmdop_jupyter.errors import (
     ConnectFailed,
     KeyRefused,
@@ -49,8 +50,7 @@ async def reached(api_key: str, name: str = "box", **more: object) -> AsyncItera
 
 
 async def start(machine: RelayMachine | Steady, script: str, **more: object) -> SessionFacts:
-    number = next(NUMBERS)
-    return await machine.start(StartRequest(f"id-{number}", f"name-{number}", script=script, tty="none", **more))
+    return await machine.start(StartRequest(new_id(), f"name-{next(NUMBERS)}", script=script, tty="none", **more))
 
 
 async def read_all(machine: RelayMachine | Steady, session_id: str, at: int = 0) -> bytes:
@@ -199,7 +199,7 @@ async def test_a_machine_with_fixed_commands_starts_those_and_nothing_else(relay
             assert await read_all(machine, facts.id) == b"hello there\n"
             for wrong in ({"script": "echo other"}, {"script": None}, {"script": "greet", "argv": ["id"]}):
                 with pytest.raises(Refused, match="this machine runs greet, wait only"):
-                    await machine.start(StartRequest(f"id-{next(NUMBERS)}", "x", **wrong))
+                    await machine.start(StartRequest(new_id(), "x", **wrong))
             with pytest.raises(Refused, match="opens no ports"):
                 await machine._ask("dial", port=22)
 
