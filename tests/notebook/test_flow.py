@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from live import GO, Create, creating, go
 
-from cmdop_jupyter.notebook.views.flow import READ_SIZE, WINDOW, Flow
+from cmdop_jupyter.notebook.views.flow import GLANCE, READ_SIZE, REPLAY, WINDOW, Flow
 from cmdop_jupyter.runtime import runtime
 from cmdop_jupyter.stream import Stream
+from cmdop_jupyter.words import human_bytes
 
 FLOOD = f"{GO}; stty -opost; yes a line of the flood | head -c 20000000; echo; echo the end"
 
@@ -44,7 +45,7 @@ class Page:
 
     def _acknowledge(self) -> None:
         at = [content["offset"] + len(data) for content, data in self.sent if content["kind"] == "data"]
-        self.flow.acknowledge(at[-1])
+        self.flow.acknowledge(at[-1] if at else 0)
 
     def _redraw(self) -> None:
         self.painted.set()
@@ -67,8 +68,9 @@ class Page:
         return sum(len(data) for content, data in self.sent if content["kind"] == "data")
 
     @property
-    def skipped(self) -> int:
-        return max([content["skipped"] for content, _ in self.sent if content["kind"] == "start"], default=0)
+    def starts(self) -> list[int]:
+        """Where it began anew, in its messages."""
+        return [at for at, (content, _) in enumerate(self.sent) if content["kind"] == "start"]
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_a_command_ends_though_its_page_never_answers_and_is_sent_a_window_at_mo
     assert stream.metrics.bytes > 20_000_000
 
 
-def test_a_page_that_answers_again_goes_on_with_the_newest_and_every_byte_is_sent_or_counted(create, page):
+def test_a_page_that_answers_again_goes_on_with_the_newest_and_is_told_what_is_only_in_the_log(create, page):
     stream = create(FLOOD, tty="full")
     seen = page(stream)
     go(stream)
@@ -106,8 +108,22 @@ def test_a_page_that_answers_again_goes_on_with_the_newest_and_every_byte_is_sen
 
     assert seen.sent[-2][1].endswith(b"the end\n")
     assert seen.sent[-1] == ({"kind": "end", "text": "it ended"}, b"")
-    assert seen.skipped > 10_000_000
-    assert seen.skipped + seen.bytes == stream.metrics.bytes
+    (start, _), *shown = seen.sent[seen.starts[-1] : -1]
+    assert start["offset"] == stream.metrics.bytes - sum(len(data) for _, data in shown) > 10_000_000
+    assert start["text"] == f"the {human_bytes(start['offset'])} before are in the log only"
+
+
+def test_a_flood_is_shown_in_glances_and_behind_it_there_is_more_to_scroll_back_to(create, page):
+    stream = create(FLOOD, tty="full")
+    seen = page(stream)
+    seen.answers = True
+
+    go(stream)
+
+    runtime().wait(seen.over.wait())
+    sizes = [len(seen.sent[at + 1][1]) for at in seen.starts[1:]]
+    assert GLANCE - 100 < min(sizes) <= GLANCE
+    assert REPLAY - 100 < sizes[-1] <= REPLAY
 
 
 def test_a_full_screen_program_paints_anew_after_a_skip(create, page):

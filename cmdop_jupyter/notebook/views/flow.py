@@ -21,12 +21,14 @@ from .replay import Modes, beginning
 WINDOW = 1024 * 1024  # bytes that a page may be behind what it was sent
 READ_SIZE = 256 * 1024
 LAG = 1024 * 1024  # bytes behind the end of the log above which a page skips
-REPLAY = 256 * 1024  # of the newest output that it goes on with then
+GLANCE = 32 * 1024  # of the newest output that it is shown then, again and again while the flood lasts
+REPLAY = 256 * 1024  # and behind the flood
 SCROLLBACK = 1024 * 1024  # with which it begins
 SEARCHED = 8 * 1024 * 1024  # bytes in front of that in which is looked for what was switched on; a tenth of it far away
 PACE = 0.02  # seconds between two messages
 RATE = 768 * 1024  # bytes a second above which a page would do nothing but write; what is more waits, or is skipped
 SKIP_PACE = 0.25  # and between two skips
+CALM = 0.4  # seconds without a skip after which a flood is over
 PROBE = 2.0  # seconds without an acknowledgement after which a page is told how far it should be
 PATIENCE = 30  # such words, after which it is given up
 
@@ -60,9 +62,8 @@ class Flow:
         self._redraw, self._end_words, self._live = redraw, end_words, live
         self._new = start is None
         self._at = self._acked = start or 0  # sent up to here; written out by the page up to there
-        self._skipped = 0
         self._next_at = self._skipped_at = 0.0
-        self._painted = True  # what a full-screen program shows is whole
+        self._whole = True  # what it shows; behind a skip it is not
         self.modes = modes or Modes()
         self._news = asyncio.Event()
         self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._probe())]
@@ -97,29 +98,28 @@ class Flow:
             await self._news.wait()
         await asyncio.sleep(self._next_at - time.monotonic())
         try:
-            if not self._painted and not await self._machine.read_nowait(self._id, self._at, 1):
-                self._paint()  # nothing else may come
-            chunks = await self._machine.read(self._id, self._at, READ_SIZE)
+            if not self._whole and time.monotonic() > self._skipped_at + CALM:
+                await self._complete()
+            read = self._machine.read if self._whole else self._machine.read_nowait
+            chunks = await read(self._id, self._at, READ_SIZE)
         except LogDropped:
             return await self._skip()
         if not chunks:
-            return False
+            self._next_at = time.monotonic() + PACE
+            return not self._whole
         data = b"".join(chunk.data for chunk in chunks)
+        if not self._whole and len(data) > 2 * GLANCE:
+            return await self._skip()
         if len(data) >= READ_SIZE // 2:  # there may be more than a page can take
             status = await self._machine.status(self._id)
             if status.end - self._at > LAG:
                 return await self._skip()
         self._put(chunks[0].offset, data)
-        if not self._painted and len(data) < READ_SIZE // 2:
-            self._paint()
         return True
 
-    def _paint(self) -> None:
-        self._painted = True
-        self._redraw()
-
     def _put(self, offset: int, data: bytes) -> None:
-        self._at, self._next_at = offset + len(data), time.monotonic() + max(PACE, len(data) / RATE)
+        pace = PACE if self._whole else SKIP_PACE
+        self._at, self._next_at = offset + len(data), time.monotonic() + max(pace, len(data) / RATE)
         self.modes.feed(data)
         self._send({"kind": "data", "offset": offset}, data)
 
@@ -129,11 +129,7 @@ class Flow:
         offset, data = newest(tail.chunks, tail.status.end)
         if offset:
             await self._look_back(offset)
-            cut = beginning(data)
-            self.modes.feed(data[:cut])
-            offset, data = offset + cut, data[cut:]
-        text = f"the {human_bytes(offset)} before are in the log only" if offset else ""
-        self._restart(offset, data, 0 if self._live else tail.status.end, text)
+        self._restart(offset, data, SCROLLBACK, 0 if self._live else tail.status.end)
 
     async def _look_back(self, offset: int) -> None:
         """Learn what was switched on in front of `offset`."""
@@ -154,27 +150,35 @@ class Flow:
     async def _skip(self) -> bool:
         """Go on with the newest output; the log has all of it."""
         await asyncio.sleep(self._skipped_at + SKIP_PACE - time.monotonic())
-        tail = await self._machine.tail(self._id, REPLAY)
-        offset, data = newest(tail.chunks, tail.status.end)
-        if offset <= self._at and tail.chunks:
-            self._put(self._at, data[self._at - offset :])
-            return True
-        cut = beginning(data)
-        self.modes.feed(data[:cut])
-        offset, data = offset + cut, data[cut:]
-        self._skipped += offset - self._at
-        self._skipped_at = time.monotonic()
-        text = f"{human_bytes(self._skipped)} skipped to keep up; all of it is in the log"
-        self._restart(offset, data, tail.status.end, text)
+        await self._show_newest(REPLAY if self.modes.other_screen else GLANCE)
+        self._skipped_at, self._whole = time.monotonic(), False
         return True
 
-    def _restart(self, offset: int, data: bytes, live: int, text: str) -> None:
-        message = {"kind": "start", "offset": offset, "live": live, "text": text, "skipped": self._skipped}
-        self._send(message, self.modes.prefix())
+    async def _complete(self) -> None:
+        """Behind a flood: a full-screen program paints its screen anew, else there is more to scroll back to."""
+        if self.modes.other_screen:
+            self._redraw()
+        else:
+            await self._show_newest(REPLAY)
+        self._whole = True
+
+    async def _show_newest(self, size: int) -> None:
+        tail = await self._machine.tail(self._id, REPLAY)
+        offset, data = newest(tail.chunks, tail.status.end)
+        self._restart(offset, data, size, tail.status.end)
+
+    def _restart(self, offset: int, data: bytes, size: int, live: int) -> None:
+        """Begin with the last `size` of `data`, which is at `offset`, on an empty screen."""
+        cut = max(0, len(data) - size)
+        if offset + cut:
+            cut += beginning(data[cut:])
+        self.modes.feed(data[:cut])
+        offset, data = offset + cut, data[cut:]
+        text = f"the {human_bytes(offset)} before are in the log only" if offset else ""
+        self._send({"kind": "start", "offset": offset, "live": live, "text": text}, self.modes.prefix())
         # What is still on its way counts: a page that does not answer is not skipped for again and again.
         self._at, self._acked = offset, offset - (self._at - self._acked)
         self._put(offset, data)
-        self._painted = not (offset and self.modes.other_screen)
 
     async def _probe(self) -> None:
         """Tell a page that is behind how far it should be, in case something was lost on its way."""

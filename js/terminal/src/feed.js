@@ -1,9 +1,10 @@
 // Bytes of the log in, by offset; what the terminal has written out, as acknowledgements.
 
 const PIECE = 16 * 1024; // bytes written at a time, so that no task of the page is long
-const ACK = 64 * 1024; // bytes after which the kernel is told at once
-const ACK_MS = 100; // and after this time in any case
+const ACK = 256 * 1024; // bytes after which the kernel is told at once
+const ACK_MS = 500; // and after this time in any case
 const ASK_MS = 1000; // no more often is the kernel asked to go back
+const [HOLD, SHOW] = ["\x1b[?2026h", "\x1b[?2026l"]; // nothing is drawn between them (for a second at most)
 
 /** Keeps the place in the log of one terminal.
  *
@@ -18,6 +19,7 @@ export class Feed {
     this.written = 0; // how far the terminal is
     this.live = 0; // in front of it is history, whose questions were answered long ago
     this.run = 0; // counts starts
+    this.held = false; // what is drawn stays until what comes next is there
     this.acked = 0;
     this.timer = 0;
     this.asked = 0;
@@ -27,7 +29,8 @@ export class Feed {
   start(offset, live, prefix) {
     const run = ++this.run;
     this.expected = offset;
-    this.term.write("\x1bc");
+    this.term.write(`\x1bc${HOLD}`);
+    this.held = true;
     if (prefix?.length) this.term.write(prefix);
     this.live = live;
     this.term.write("", () => {
@@ -50,6 +53,8 @@ export class Feed {
       at += size;
       begin = end;
     }
+    if (this.held) this.term.write(SHOW);
+    this.held = false;
   }
 
   /** The kernel has sent everything up to `offset`. */

@@ -210,6 +210,7 @@ function render({ model, el }) {
     if (!screen.isConnected || !screen.clientWidth || !screen.clientHeight) return;
     if (!opened) {
       term.open(screen);
+      moveBarOnceAFrame(term);
       term.textarea.setAttribute("aria-label", `${model.get("label")}: type here, Shift+Escape leaves`);
       const line = screen.querySelector(".xterm-screen").offsetHeight / term.rows;
       screen.style.height = `${Math.ceil(line * model.get("rows")) + 10}px`;
@@ -253,6 +254,20 @@ function joined(pieces) {
 function follow(uri) {
   const { protocol, href } = new URL(uri);
   if (protocol === "http:" || protocol === "https:") window.open(href, "_blank", "noopener,noreferrer");
+}
+
+/** xterm.js 6.0 moves its scroll bar with each line that comes, which takes longer than all the rest of that line. */
+function moveBarOnceAFrame(term) {
+  const viewport = term._core._viewport;
+  const sync = viewport._sync.bind(viewport);
+  let due = 0;
+  viewport._sync = (line) => {
+    if (line !== undefined) return sync(line);
+    due ||= requestAnimationFrame(() => {
+      due = 0;
+      if (term.element?.isConnected) sync();
+    });
+  };
 }
 
 /** Take from programs what reaches out of the terminal, and their questions where nobody is to answer. */
