@@ -123,8 +123,9 @@ def worst_second(sent: list[tuple[float, int]]) -> tuple[int, int]:
     return max(map(len, windows)), max(map(sum, windows))
 
 
-@pytest.mark.parametrize("count", [1, 10])
-def test_a_flood_stays_within_the_budget(own_notebook, count, record_property):
+@pytest.mark.parametrize(("count", "least", "most"), [(1, 2, 10), (10, 10, 20)])
+def test_a_flood_stays_within_the_budget(own_notebook, count, least, most, record_property):
+    """One view's pictures have no line in common: four of them a second are enough."""
     own_notebook.page = True
     own_notebook.load()
     views = []
@@ -133,16 +134,15 @@ def test_a_flood_stays_within_the_budget(own_notebook, count, record_property):
         views.append(View(own_notebook, cell))
     own_notebook.good(RECORD)
 
-    own_notebook.good("time.sleep(2.5)")
+    own_notebook.good("time.sleep(2.5); flooded = list(sent)")
     own_notebook.good("stops = [stream.stop() for stream in cmdop.values()]\nfor stop in stops: await stop", timeout=60)
     own_notebook.wait_until(lambda: all("%cmdop keep" in view.header for view in views))
 
-    messages, size = worst_second(own_notebook.ask("sent"))
+    messages, size = worst_second(own_notebook.ask("flooded"))
     record_property("worst second", (messages, size))
     print(f"{count} views: at most {messages} messages and {size / 1e6:.2f} MB in a second")
-    assert messages <= 20
+    assert least <= messages <= most
     assert size <= 1_000_000
-    assert messages >= 10
 
 
 # -- what it shows

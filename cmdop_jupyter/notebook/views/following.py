@@ -17,6 +17,8 @@ from .frames import TailSize
 from .record import TAIL_BYTES, frozen, link_words
 from .text import Bundle
 
+FLOOD_PAUSE = 0.25  # seconds between two pictures that have no line in common: more often nobody reads them
+FIGURES_SECONDS = 0.9  # in which a header says once how much came, then
 LINK_SECONDS = 5.0  # after which a header says anew when a link is tried again
 
 
@@ -49,6 +51,7 @@ class Following:
         self.rate = 0.0
         self._rate_from = (0.0, 0)
         self._tail_size = TailSize(TAIL_BYTES)
+        self._floods = False  # all lines of the tail are new
         self._stale = True  # what is drawn is not the newest tail there is
 
     async def news(self) -> AsyncGenerator[bool, None]:
@@ -101,14 +104,15 @@ class Following:
         with contextlib.suppress(LogDropped):
             if not await self._machine.read(self._session.id, offset, 1):
                 await asyncio.get_running_loop().create_future()  # it ended; the state says so
-        await asyncio.sleep(self._pause)
+        await asyncio.sleep(max(self._pause, FLOOD_PAUSE if self._floods else 0.0))
 
     async def fetch(self) -> None:
         """Ask for the tail; once the session has ended, for all that stays."""
         machine, asked, began = self._machine, TAIL_BYTES if self.here else self._tail_size.bytes, time.monotonic()
-        self._stale = False
+        self._stale, before = False, self.tail
         self.tail = tail = await machine.tail(self._session.id, asked)
         seconds = time.monotonic() - began
+        self._floods = before is not None and tail.status.newlines - before.status.newlines > self._lines
         self._know(tail.status)
         if not tail.status.live:
             self.final = await frozen(machine, self._session)
@@ -127,6 +131,13 @@ class Following:
         if self._machine.link.state != "up":
             return LINK_SECONDS
         return 1.0 if self._session.seconds(self.now()) < 120 or self.rate else 10.0
+
+    @property
+    def figures_last(self) -> float:
+        """Seconds for which a header stays as it is when nothing but its figures would change."""
+        if self._machine.link.state != "up":
+            return LINK_SECONDS * 0.9
+        return FIGURES_SECONDS if self._floods else 0.0
 
     def now(self) -> Status:
         """What is known, its clock put forward: it goes on where nothing is heard. Not while the link is away."""

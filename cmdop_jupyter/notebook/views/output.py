@@ -19,7 +19,7 @@ from ...agent.stopping import GRACE
 from ...errors import CmdopError, ConnectFailed, SessionNotFound
 from ...machines.base import Status, StopReport, Tail
 from ...runtime import runtime
-from .following import LINK_SECONDS, Following, forget
+from .following import Following, forget
 from .picture import Picture
 from .prompt import PromptField
 from .record import facts_of, picture_of
@@ -81,7 +81,7 @@ class OutputView:
         self._frozen = self._retired = self._text_wanted = False
         self._unsure = self._again = False  # whether the page has what was sent; it is to be sent once more
         self._html = self._head = ""
-        self._head_at, self._head_of = 0.0, ("", False, False)
+        self._head_at, self._head_of = 0.0, tuple[object, ...]()
         self._begun_at, self._snapshot_at, self._snapshot_end = time.monotonic(), 0.0, -1
         self._snapshot_state: tuple[object, ...] = ()
         self._follower: asyncio.Task[None] | None = None
@@ -277,10 +277,9 @@ class OutputView:
         )
 
     def _new_head(self) -> str:
-        """The header, where it is worth a message; '' else. Without a link nothing but the next try changes in it."""
-        now, state = time.monotonic(), self._machine.link.state
-        about = (state, self._picture.paused, self._known.stop_waits)
-        if state != "up" and about == self._head_of and now - self._head_at < LINK_SECONDS * 0.9:
+        """The header, where it is worth a message; '' else: figures alone are not, again and again."""
+        now, about = time.monotonic(), (self._picture.paused, *self._text_state())
+        if about == self._head_of and now - self._head_at < self._known.figures_last:
             return ""
         head = header_html(self._facts())
         if head == self._head:

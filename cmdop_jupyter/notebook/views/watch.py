@@ -19,24 +19,26 @@ VIEW, AREA = "cmdop-view", "cmdop-area"  # classes in the page
 ESM = """
 function render({ model, el }) {
   const stop = new AbortController();
-  let held = false, missed = false, output = null;
+  let held = false, scrolled = false, missed = false, output = null;
   const area = () => el.closest(".cmdop-view")?.querySelector(".cmdop-area");
   const selects = (node) => {
     const selection = document.getSelection();
     return selection && !selection.isCollapsed && node.contains(selection.anchorNode);
   };
   const show = () => { if (missed) { missed = false; output.setOutputs(); } };
+  // To ask where it is scrolled lays out the page: not at each key in another cell, and not with each picture.
   const look = (event) => {
     const node = area();
-    if (!node || (event.type === "scroll" && event.target !== node)) return;
-    const holds = selects(node) || node.scrollTop < -4;
+    if (!node || (event?.type === "scroll" && event.target !== node)) return;
+    if (scrolled || event?.type !== "selectionchange") scrolled = node.scrollTop < -4;
+    const holds = scrolled || selects(node);
     if (holds === held) return;
     held = holds;
     if (!held) show();
     model.send({ pause: held });
   };
-  const gate = (event) => {
-    look(event); // it may have been scrolled before this was here
+  const gate = () => {
+    look({ type: "selectionchange" });
     if (held) missed = true; else output.setOutputs();
   };
   model.widget_manager.get_model(model.get("area")).then((found) => {
@@ -44,6 +46,7 @@ function render({ model, el }) {
     output = found;
     output.off("change:outputs", output.setOutputs);
     output.on("change:outputs", gate);
+    look(); // it may have been scrolled before this was here
   });
   document.addEventListener("selectionchange", look, { signal: stop.signal });
   document.addEventListener("scroll", look, { signal: stop.signal, capture: true });
