@@ -30,6 +30,7 @@ WIDTH, HEIGHT = 1280, 1500  # pixels of one picture
 PENDING = re.compile(r"^\[[* ]\]:$")  # the prompt of a cell that runs or is to run
 TO_MIDDLE = "node => node.scrollIntoView({block: 'center'})"
 START_SECONDS = 60
+STOP_SECONDS = 20
 
 
 @contextlib.contextmanager
@@ -62,7 +63,11 @@ def server(folder: Path) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:  # it waits for a kernel that does not answer
+            process.kill()
+            process.wait()
         end_all("CMDOP_STATE_DIR", env["CMDOP_STATE_DIR"])
 
 

@@ -173,8 +173,11 @@ class Lab:
 
     def shut_down(self) -> None:
         """End its kernel, whatever that or the page does."""
+        (token,) = [each["value"] for each in self.context.cookies(self.address) if each["name"] == "_xsrf"]
         for session in self._sessions():
-            self.context.request.delete(f"{self.address}/api/sessions/{session['id']}", timeout=LOADING)
+            path = f"{self.address}/api/sessions/{session['id']}"
+            said = self.context.request.delete(path, headers={"X-XSRFToken": token}, timeout=LOADING)
+            assert said.ok, said.text()
 
 
 DONE = re.compile(r"^\[\d+\]:$")
