@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 
@@ -150,8 +151,10 @@ def test_a_pipe_takes_a_line_of_any_length(start):
 
 @pytest.mark.parametrize("tty", ["split", "full", "none"])
 @pytest.mark.parametrize("text", [b"", b"a line\n", b"no end of line"])
-def test_the_end_of_input_is_seen_once_also_when_it_is_repeated(start, tty, text):
-    session = start("stty -echo 2>/dev/null; echo ready; wc -c; cat | wc -c", tty=tty)
+def test_the_end_of_input_is_seen_once_also_when_it_is_repeated(start, tty, text, tmp_path):
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    session = start(f"stty -echo 2>/dev/null; echo ready; wc -c; cat | wc -c; : < {go}", tty=tty)
     session.until_logged(b"ready")
     with contextlib.closing(session.connect()) as wire:
         for _ in range(2):
@@ -159,6 +162,7 @@ def test_the_end_of_input_is_seen_once_also_when_it_is_repeated(start, tty, text
         if tty != "none":
             session.until_logged(b"%d" % len(text))
             wire.ask("write", b"more\n", writer="b", offset=0, eof=True)
+    go.write_bytes(b"")
     session.until_ended()
 
     more = 0 if tty == "none" else 5

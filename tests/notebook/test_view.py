@@ -10,7 +10,7 @@ from kernels import Cell, Kernel
 
 GO = "read go"
 STAY = "exec sleep 1000"
-FLOOD = "while :; do seq -f 'a numbered line of the flood, and some words behind it: %.0f' 1 1000000; done"
+FLOOD = "while :; do seq -f 'a numbered line of the flood, and some words behind it: %.0f' 1 2000; sleep 0.05; done"
 RECORD = """
 import time
 from jupyter_client.session import Session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from relays import Server, TestRelay, free_ports, program, relay
 from cmdop_jupyter.relay.__main__ import main
 from cmdop_jupyter.relay.folder import Folder
 from cmdop_jupyter.relay.keys import ApiKey, read_machine_key
+
+SEED = re.compile("S[UA][A-Z2-7]{56}")  # of a user's or an account's key
 
 
 @pytest.fixture
@@ -116,7 +119,7 @@ def test_a_list_shows_who_has_a_key_and_no_secret(folder, begun):
     begun("observer", "lab", "obs")
     begun("revoke", "lab", "obs")
     listed, _ = begun("list")
-    secrets = [fact for fact in _strings(json.loads((folder / "relay.json").read_text())) if fact.startswith("S")]
+    secrets = [fact for fact in _strings(json.loads((folder / "relay.json").read_text())) if SEED.fullmatch(fact)]
 
     assert f"operator op1                  {key.identity.connects_as}  since 20" in listed
     assert any(line.startswith("  observer obs") and "  revoked 20" in line for line in listed.splitlines())
