@@ -21,7 +21,7 @@ lab: .venv/installed-lab  ## open the quickstart notebook in JupyterLab
 
 test: .venv/installed-test  ## all tests, the notebooks among them; ARGS='-k name' picks some
 	@sh tools/system-packages
-	@$(BIN)/python -m pytest --nbval -n 3 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest --nbval -n 4 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
 page: .venv/installed-test  ## all tests in a real browser, the long ones too; takes minutes
 	@sh tools/system-packages
