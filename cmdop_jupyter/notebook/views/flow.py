@@ -129,7 +129,7 @@ class Flow:
         offset, data = newest(tail.chunks, tail.status.end)
         if offset:
             await self._look_back(offset)
-        self._restart(offset, data, SCROLLBACK, 0 if self._live else tail.status.end)
+        self._restart(offset, data, 0 if self._live else tail.status.end)
 
     async def _look_back(self, offset: int) -> None:
         """Learn what was switched on in front of `offset`."""
@@ -163,15 +163,13 @@ class Flow:
         self._whole = True
 
     async def _show_newest(self, size: int) -> None:
-        tail = await self._machine.tail(self._id, REPLAY)
+        tail = await self._machine.tail(self._id, size)
         offset, data = newest(tail.chunks, tail.status.end)
-        self._restart(offset, data, size, tail.status.end)
+        self._restart(offset, data, tail.status.end)
 
-    def _restart(self, offset: int, data: bytes, size: int, live: int) -> None:
-        """Begin with the last `size` of `data`, which is at `offset`, on an empty screen."""
-        cut = max(0, len(data) - size)
-        if offset + cut:
-            cut += beginning(data[cut:])
+    def _restart(self, offset: int, data: bytes, live: int) -> None:
+        """Begin with `data`, which is at `offset`, on an empty screen."""
+        cut = beginning(data) if offset else 0
         self.modes.feed(data[:cut])
         offset, data = offset + cut, data[cut:]
         text = f"the {human_bytes(offset)} before are in the log only" if offset else ""
