@@ -149,9 +149,13 @@ class Lab:
         """The notebook as the page saves it now."""
         before = self.path.stat().st_mtime_ns
         self.cell(0).locator(".jp-InputPrompt").click()
-        while self.path.stat().st_mtime_ns == before or not self.path.read_text().endswith("}\n"):
-            self.page.keyboard.press("Control+s")  # a page that is still saving does not hear it
+
+        def is_saved() -> bool:
+            self.page.keyboard.press("Control+s")  # again and again: a page that is still saving does not hear it
             self.page.wait_for_timeout(500)
+            return self.path.stat().st_mtime_ns != before and self.path.read_text().endswith("}\n")
+
+        self.until(is_saved)
         return nbformat.read(self.path, as_version=4)
 
     def until(self, is_so: Callable[[], Any], seconds: float = 30) -> Any:
