@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,15 @@ def far(notebook: Kernel, gate: Far) -> Far:
 # -- the view
 
 
+@pytest.fixture
+def never_quiet(notebook: Kernel) -> Iterator[None]:
+    """However long a busy machine takes, a session that prints nothing meanwhile is not called quiet."""
+    notebook.good("from cmdop_jupyter.notebook.views import text\nsilent, text.SILENT = text.SILENT, 1000.0")
+    yield
+    notebook.good("text.SILENT = silent")
+
+
+@pytest.mark.usefixtures("never_quiet")
 def test_the_view_tells_the_link_and_keeps_its_picture_until_it_is_back(notebook, far):
     cell = notebook.good(f"%%cmdop far --name kept --tty none\nseq 50; read go; seq 51 60; {STAY}")
     view = View(notebook, cell)
